@@ -1,0 +1,91 @@
+//! The command line: what each command takes, and nothing of what it does.
+
+mod config;
+mod demo;
+mod exec;
+mod keys;
+mod kubectl;
+mod run;
+mod show;
+mod stop;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::fault::{Exit, Fault};
+
+/// One node of a home-hosted Kubernetes cluster: network namespace, WireGuard mesh, supervised k3s.
+#[derive(Debug, Parser)]
+#[command(name = "hepto-node", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the node in the foreground until it is told to stop
+    Run(run::RunArgs),
+    /// Check, show or write a configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Make the cluster's keys
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// What this node is doing, and what is wrong
+    Status(show::StatusArgs),
+    /// The other nodes, as this one reaches them
+    Peers(show::PeersArgs),
+    /// Run a command in the node's namespaces
+    Exec(exec::ExecArgs),
+    /// Run kubectl against this node's cluster (on the master)
+    Kubectl(kubectl::KubectlArgs),
+    /// Stop the node: k3s, pods, mesh and namespace
+    Stop(stop::StopArgs),
+    /// Three homes on this machine, for a first look
+    Demo(demo::DemoArgs),
+    /// Build the sandbox of a node (used by `run`)
+    #[command(hide = true)]
+    Sandbox(exec::InnerArgs),
+    /// PID 1 of a node (used by `sandbox`)
+    #[command(hide = true)]
+    Init(exec::InnerArgs),
+}
+
+/// Which node a command speaks to: by its config file, or by name where it runs.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The node's config file
+    #[arg(long, short, value_name = "FILE", conflicts_with = "node")]
+    pub config: Option<PathBuf>,
+    /// The running node, `CLUSTER.NODE` or `NODE`; not needed where only one runs
+    #[arg(long, short, value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+/// Parses the command line, does the command, reports its error, gives its exit code.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Config(command) => config::run(command),
+        Command::Keys(command) => keys::run(command),
+        Command::Status(args) => show::status(args),
+        Command::Peers(args) => show::peers(args),
+        Command::Exec(args) => exec::run(args),
+        Command::Kubectl(args) => kubectl::run(args),
+        Command::Stop(args) => stop::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Sandbox(args) => exec::sandbox(args),
+        Command::Init(args) => exec::init(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            // A closed pipe on the other side of our output is not worth a second error.
+            eprintln!("error: {error:#}");
+            error.downcast_ref::<Fault>().map_or(Exit::Failed, |fault| fault.exit).into()
+        }
+    }
+}

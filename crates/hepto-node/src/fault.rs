@@ -1,0 +1,73 @@
+//! An error as the operator sees it: a stable code, what happened, and what to do about it.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why the process ends, as its exit code (`docs/reference/exit-codes.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 1: the work failed.
+    Failed = 1,
+    /// 2: the command line is wrong.
+    Usage = 2,
+    /// 3: not ready, for `status --check` and `wait`.
+    NotReady = 3,
+    /// 75: this node already runs.
+    AlreadyRunning = 75,
+    /// 77: permission is missing.
+    NoPermission = 77,
+    /// 78: the configuration is wrong; nothing was made.
+    BadConfig = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// One error with a stable code, such as `E-NET-ADDR-HOST`.
+#[derive(Debug)]
+pub struct Fault {
+    /// The stable code; each has a page in the reference.
+    pub code: &'static str,
+    /// What was tried, on what, and what came of it: one sentence without a full stop.
+    pub what: String,
+    /// The setting or command that mends it.
+    pub fix: Option<String>,
+    /// The exit code of the process.
+    pub exit: Exit,
+}
+
+impl Fault {
+    /// A failure that ends the process with 1.
+    pub fn new(code: &'static str, what: impl Into<String>) -> Self {
+        Fault { code, what: what.into(), fix: None, exit: Exit::Failed }
+    }
+
+    /// The same fault with what mends it.
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Self {
+        self.fix = Some(fix.into());
+        self
+    }
+
+    /// The same fault with another exit code.
+    #[must_use]
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}] {}", self.code, self.what)?;
+        match &self.fix {
+            Some(fix) => write!(f, "\n  fix: {fix}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
