@@ -1,0 +1,45 @@
+# Everything that a newcomer runs. `make demo` and `make test` do all their own set-up.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export CARGO_TERM_COLOR ?= auto
+
+# Debian's packages put nft and ip where a user's PATH may not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+CARGO := cargo
+DEMO_ARGS ?=
+
+.PHONY: help demo test build static lint unit clean toolchain deny
+
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: build ## Three homes on this machine, joined by real nodes (root); DEMO_ARGS="--break --nodes 5"
+	@target/debug/hepto-node demo $(DEMO_ARGS)
+
+test: lint ## Format, lints, unit, simulation and end-to-end tests (root)
+	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: its tests build network namespaces; try: sudo -E make test" >&2; exit 1; }
+	$(CARGO) test --workspace --locked --no-fail-fast
+	$(MAKE) static
+
+build: toolchain ## The debug build
+	$(CARGO) build --workspace --locked --bins
+
+# One static binary for any Linux of this architecture.
+static: toolchain ## The release binary, statically linked, in target/hepto-node
+	@scripts/static.sh
+
+lint: toolchain ## Format and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deny: ## Licences, bans and sources of every dependency (cargo install cargo-deny)
+	$(CARGO) deny check licenses bans sources
+
+toolchain:
+	@scripts/toolchain.sh >/dev/null
+
+clean: ## Remove what was built
+	$(CARGO) clean
