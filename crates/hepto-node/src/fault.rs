@@ -42,7 +42,12 @@ pub struct Fault {
 impl Fault {
     /// A failure that ends the process with 1.
     pub fn new(code: &'static str, what: impl Into<String>) -> Self {
-        Fault { code, what: what.into(), fix: None, exit: Exit::Failed }
+        Fault {
+            code,
+            what: what.into(),
+            fix: None,
+            exit: Exit::Failed,
+        }
     }
 
     /// The same fault with what mends it.

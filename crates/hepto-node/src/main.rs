@@ -6,6 +6,8 @@
 
 mod cli;
 mod fault;
+// The public rooms of the sandbox are used by `node.rs` and `k3s`.
+mod sandbox;
 
 use std::process::ExitCode;
 

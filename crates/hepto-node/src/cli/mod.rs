@@ -85,7 +85,10 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // A closed pipe on the other side of our output is not worth a second error.
             eprintln!("error: {error:#}");
-            error.downcast_ref::<Fault>().map_or(Exit::Failed, |fault| fault.exit).into()
+            error
+                .downcast_ref::<Fault>()
+                .map_or(Exit::Failed, |fault| fault.exit)
+                .into()
         }
     }
 }
