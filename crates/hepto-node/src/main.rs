@@ -6,6 +6,8 @@
 
 mod cli;
 mod fault;
+#[allow(dead_code)] // joined by node.rs
+mod k3s;
 // The public rooms of the sandbox are used by `node.rs` and `k3s`.
 mod sandbox;
 
