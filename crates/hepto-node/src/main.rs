@@ -5,9 +5,11 @@
 //! Start reading at `cli/run.rs`, then `node.rs`.
 
 mod cli;
+mod config;
 mod fault;
 #[allow(dead_code)] // joined by node.rs
 mod k3s;
+mod secret;
 // The public rooms of the sandbox are used by `node.rs` and `k3s`.
 mod sandbox;
 

@@ -1,0 +1,317 @@
+//! One TOML file, parsed and checked once; plain structs from here on.
+//!
+//! `file` is what is written, `read` finds what is wrong with its form, `check` what is wrong with its
+//! meaning, `diagnostic` shows both. Nothing outside this module sees a value that was not checked.
+
+mod diagnostic;
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hepto_mesh::address::Prefixes;
+use hepto_mesh::key::{AgentKey, ClusterKey, OverlayKey};
+use hepto_mesh::name::{ClusterName, NodeName};
+use ipnet::IpNet;
+
+pub use diagnostic::{Diagnostic, Report, Severity, Source};
+
+/// What `config default` prints: every key with its meaning. Placeholders apart, it is a valid file.
+pub const DEFAULT: &str = include_str!("default.toml");
+
+/// The gossip's port inside the overlay, TCP and UDP; fixed, since all nodes must agree on it.
+pub const GOSSIP_PORT: u16 = 7947;
+
+/// What the tunnel adds to a packet: IPv6 40, UDP 8, WireGuard 32 bytes.
+const TUNNEL_OVERHEAD: u16 = 80;
+
+/// The smallest MTU that IPv6 allows (RFC 8200 §5), bytes.
+const IPV6_MINIMUM_MTU: u16 = 1280;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// The file that it came from.
+    pub path: PathBuf,
+    /// `[node]`.
+    pub node: Node,
+    /// `[network]`.
+    pub network: Network,
+    /// `[cluster]`.
+    pub cluster: Cluster,
+    /// `[mesh]`.
+    pub mesh: Mesh,
+    /// `[k3s]`; `None` with `enabled = false`: mesh only, no sandbox.
+    pub k3s: Option<K3s>,
+}
+
+/// Who this is, and where its data lies.
+#[derive(Debug)]
+pub struct Node {
+    /// The overlay's and Kubernetes' name.
+    pub name: NodeName,
+    /// The existing, writable directory that holds `<storage>/<name>`.
+    pub storage: PathBuf,
+    /// Existing directories offered to workloads at the same path.
+    pub data: Vec<PathBuf>,
+}
+
+/// How the node stands in its home's network.
+#[derive(Debug)]
+pub struct Network {
+    /// The host's interface; it may be absent yet.
+    pub interface: String,
+    /// How the uplink is made from it.
+    pub mode: Mode,
+    /// At least one; none is the host's own, a duplicate, or of no use.
+    pub addresses: Vec<IpNet>,
+    /// At most one a family, each of a family that has an address.
+    pub gateways: Vec<Gateway>,
+    /// Resolvers; empty: the host's.
+    pub dns: Vec<IpAddr>,
+    /// The smallest path MTU between two nodes, 1280 to 9216 bytes.
+    pub mtu: u16,
+    /// Ports open to the home's network beside the mesh's.
+    pub open: Vec<OpenPort>,
+    /// Whether the node filters what comes in.
+    pub firewall: FirewallMode,
+}
+
+/// How the uplink is made from the host's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Shares the interface's MAC: works on Wi-Fi.
+    Ipvlan,
+    /// Has a MAC of its own: what MetalLB's layer 2 needs.
+    Macvlan,
+}
+
+/// A default gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its address.
+    pub via: IpAddr,
+    /// Whether it is reached directly though it lies outside every prefix.
+    pub onlink: bool,
+}
+
+/// A port open to the home's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpenPort {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port, not 0.
+    pub port: u16,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Whether the node filters what comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirewallMode {
+    /// Table `inet hepto` in the node's namespace.
+    On,
+    /// No filter; gossip stays off.
+    None,
+}
+
+/// What all nodes have in common.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The cluster's name.
+    pub name: ClusterName,
+    /// The node that runs the k3s server.
+    pub master: NodeName,
+    /// Nodes with stable addresses; this node may be among them.
+    pub anchors: Vec<Anchor>,
+    /// Secures the mesh.
+    pub overlay_key: OverlayKey,
+    /// The overlay's prefixes, from which every node's address follows; pods and services are inside.
+    pub prefixes: Prefixes,
+    /// The pods' prefixes: IPv4, then IPv6.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The services' prefixes: IPv4, then IPv6.
+    pub service_cidrs: Vec<IpNet>,
+    /// The files that hold keys: to be hidden from workloads with their folders.
+    pub key_files: Vec<PathBuf>,
+}
+
+/// Where another node can always be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Anchor {
+    /// A DNS name or an address without brackets.
+    pub host: String,
+    /// Its mesh port, not 0.
+    pub port: u16,
+}
+
+/// The overlay network.
+#[derive(Debug)]
+pub struct Mesh {
+    /// The one public UDP port.
+    pub port: u16,
+    /// Addresses under which the others reach this node through port forwards.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// What runs in the node.
+#[derive(Debug)]
+pub struct K3s {
+    /// An existing, executable file.
+    pub binary: PathBuf,
+    /// What lets k3s join: the cluster key on the master, the agents' key elsewhere.
+    pub secret: ClusterSecret,
+    /// More arguments for k3s, as given.
+    pub args: Vec<String>,
+    /// The longest time to drain the node at a stop.
+    pub drain: Duration,
+}
+
+/// The k3s token, by role.
+#[derive(Debug)]
+pub enum ClusterSecret {
+    /// The cluster key itself: the agents' key follows from it.
+    Master(ClusterKey),
+    /// The agents' key alone.
+    Agent(AgentKey),
+}
+
+impl Config {
+    /// Whether this node runs the k3s server.
+    pub fn is_master(&self) -> bool {
+        self.node.name == self.cluster.master
+    }
+
+    /// The MTU of `hepto0`, bytes: never below what IPv6 needs, at the price of fragments outside.
+    pub fn tunnel_mtu(&self) -> u16 {
+        self.network
+            .mtu
+            .saturating_sub(TUNNEL_OVERHEAD)
+            .max(IPV6_MINIMUM_MTU)
+    }
+
+    /// `CLUSTER.NODE`: what tells this node from every other on the machine.
+    pub fn instance(&self) -> String {
+        format!("{}.{}", self.cluster.name, self.node.name)
+    }
+
+    /// The network namespace's name below `/run/netns`.
+    pub fn namespace(&self) -> String {
+        format!("hepto-{}", self.instance())
+    }
+
+    /// Where sockets and the pid live while the node runs.
+    pub fn run_directory(&self) -> PathBuf {
+        Path::new("/run/hepto").join(self.instance())
+    }
+
+    /// `<storage>/<name>`: everything that outlives a run.
+    pub fn node_directory(&self) -> PathBuf {
+        self.node.storage.join(self.node.name.to_string())
+    }
+}
+
+/// An address of the host itself and the interface that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostAddress {
+    /// The host's interface.
+    pub interface: String,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// Reads and checks a config file with all that it names: key files, directories, binary, host addresses.
+///
+/// Gives the configuration with its warnings, or everything that is wrong at once. Makes nothing.
+pub fn read(path: &Path) -> Result<(Config, Report), Report> {
+    let shown = path.display().to_string();
+    let alone = |found: Diagnostic| Report {
+        source: Source {
+            path: shown.clone(),
+            text: String::new(),
+        },
+        diagnostics: vec![found],
+    };
+    let text = read_text(path).map_err(|error| {
+        let found = Diagnostic::error("E-CONFIG-READ", format!("cannot read {shown}: {error}"));
+        alone(found.fix("`hepto-node config default` prints a file to start from"))
+    })?;
+    let host = host_addresses().map_err(|error| {
+        let what = format!("cannot list this machine's addresses: {error}");
+        alone(Diagnostic::error("E-NET-ADDR-HOST", what))
+    })?;
+    let _ = (text, host);
+    Err(alone(Diagnostic::error("E-CONFIG", "the checks follow")))
+}
+
+/// No config file is longer; what is, is not a config file.
+const LONGEST_FILE: u64 = 1 << 20;
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let file = fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a file",
+        ));
+    }
+    if metadata.len() > LONGEST_FILE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is longer than 1 MiB",
+        ));
+    }
+    let bytes = fs::read(path)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..valid]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("line {line} is not UTF-8 text"),
+        )
+    })
+}
+
+/// Every address that this machine's interfaces have in the host's namespace.
+pub fn host_addresses() -> io::Result<Vec<HostAddress>> {
+    let found = nix::ifaddrs::getifaddrs()?.filter_map(|entry| {
+        let storage = entry.address?;
+        let address = match (storage.as_sockaddr_in(), storage.as_sockaddr_in6()) {
+            (Some(v4), _) => IpAddr::V4(v4.ip()),
+            (_, Some(v6)) => IpAddr::V6(v6.ip()),
+            _ => return None,
+        };
+        Some(HostAddress {
+            interface: entry.interface_name,
+            address,
+        })
+    });
+    Ok(found.collect())
+}
+
+/// How a key is written, from the default file: `network.mtu` gives `mtu = 1400`.
+fn example(path: &str) -> Option<&'static str> {
+    let (section, key) = path.split_once('.')?;
+    let header = format!("[{section}]");
+    let body = DEFAULT.lines().skip_while(|line| *line != header).skip(1);
+    let mut body = body.take_while(|line| !line.starts_with('['));
+    body.find_map(|line| {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        let (name, _) = line.split_once(" = ")?;
+        (name == key).then_some(line)
+    })
+}
