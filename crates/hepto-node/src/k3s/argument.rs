@@ -314,11 +314,6 @@ fn common(arguments: &Arguments) -> Settings {
     if !public.is_empty() {
         settings.text("node-external-ip", joined(&public));
     }
-    if arguments.bind_overlay
-        && let Some(address) = arguments.addresses.first()
-    {
-        settings.text("bind-address", address.to_string());
-    }
     settings.text("flannel-iface", &arguments.link);
     settings.text("token-file", format!("{ETC}/token"));
     settings.text("resolv-conf", format!("{ETC}/resolv.conf"));
@@ -333,6 +328,11 @@ fn common(arguments: &Arguments) -> Settings {
 
 /// The settings of the master alone.
 fn server(settings: &mut Settings, arguments: &Arguments) {
+    if arguments.bind_overlay
+        && let Some(address) = arguments.addresses.first()
+    {
+        settings.text("bind-address", address.to_string());
+    }
     // Of the family of the first service prefix, or the API server refuses to start.
     if let Some(address) = advertised(arguments) {
         settings.text("advertise-address", address.to_string());

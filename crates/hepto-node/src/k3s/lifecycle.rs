@@ -1,9 +1,9 @@
 //! The life of k3s as a pure state machine: events and the time go in, actions come out.
 //!
 //! ```text
-//! PREPARE → MESH_UP → SPAWN → JOINING → READY ⇄ DEGRADED
-//!              ↑        └────────┴─ its end ─┴───┘
-//!              └──────────── BACKOFF ←──┘           any → STOPPING → STOPPED
+//! PREPARE → MESH_UP → SPAWN → JOINING → READY ⇄ DEGRADED      any → STOPPING → STOPPED
+//!              ↑        │        │         └────┬────┘
+//!              └─────── BACKOFF ←┴──── its end ─┘
 //! ```
 //!
 //! It owns no process, socket or clock. The driver is `k3s/mod.rs`: it feeds every event with `now`, does what
@@ -54,19 +54,13 @@ impl Default for Pace {
 pub enum Event {
     /// Files and sandbox are there; no k3s runs in it.
     Prepared,
-    /// Files and sandbox are there, and a k3s that an earlier supervisor started.
-    Adopted {
-        /// Its process, as the sandbox numbers it.
-        pid: i32,
-        /// Whether it had said READY.
-        notified: bool,
-    },
     /// Whether the master is a live peer.
     Master {
         /// A session with it exists.
         live: bool,
     },
-    /// k3s was started.
+    /// k3s runs: we started it, or an earlier supervisor did and it is adopted. One path for both: a sandbox tells
+    /// the past of its programs before anything new.
     Spawned {
         /// Its process, as the sandbox numbers it.
         pid: i32,
@@ -229,7 +223,6 @@ impl Lifecycle {
         let before = self.state();
         match event {
             Event::Prepared => self.prepared(),
-            Event::Adopted { pid, notified } => self.adopted(now, pid, notified),
             Event::Master { live } => self.master(live),
             Event::Spawned { pid } => self.spawned(now, pid),
             Event::SpawnFailed(why) => {
@@ -367,17 +360,6 @@ impl Lifecycle {
         }
     }
 
-    fn adopted(&mut self, now: Instant, pid: i32, notified: bool) {
-        if matches!(self.stage, Stage::Prepare) {
-            let probe = if notified {
-                Probe::Due(now)
-            } else {
-                Probe::Early
-            };
-            self.run(now, pid, probe);
-        }
-    }
-
     fn master(&mut self, live: bool) {
         self.master_live = live;
         self.try_spawn();
@@ -393,19 +375,19 @@ impl Lifecycle {
     }
 
     fn spawned(&mut self, now: Instant, pid: i32) {
-        if matches!(self.stage, Stage::Spawn) {
-            self.run(now, pid, Probe::Early);
+        if matches!(
+            self.stage,
+            Stage::Prepare | Stage::MeshUp | Stage::Spawn | Stage::Backoff { .. }
+        ) {
+            self.actions.clear();
+            let (health, stall) = (Health::Joining, Some(now + self.pace.stall));
+            self.stage = Stage::Running(Running {
+                pid,
+                health,
+                probe: Probe::Early,
+                stall,
+            });
         }
-    }
-
-    fn run(&mut self, now: Instant, pid: i32, probe: Probe) {
-        let stall = Some(now + self.pace.stall);
-        self.stage = Stage::Running(Running {
-            pid,
-            health: Health::Joining,
-            probe,
-            stall,
-        });
     }
 
     fn notified(&mut self, now: Instant) {

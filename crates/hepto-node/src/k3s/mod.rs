@@ -1,5 +1,481 @@
 //! Supervision of k3s: what it is told, when it is started, whether the node is ready.
+//!
+//! [`argument`] and [`lifecycle`] are pure and decide; `file`, `environment`, `ready` and the [`Supervisor`] do. The
+//! supervisor owns the node's sandbox, in which k3s runs; it never starts a process itself, so that its own end
+//! is none of k3s's business.
 
 pub mod argument;
+mod environment;
+pub mod file;
+mod https;
 pub mod lifecycle;
+pub mod ready;
 mod refusal;
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+pub use self::argument::{Arguments, Role};
+pub use self::file::Secret;
+pub use self::lifecycle::State;
+use self::lifecycle::{Action, Event, Lifecycle, Pace};
+use self::ready::{Enter, Target};
+use crate::sandbox::{self, Program, Sandbox};
+
+/// k3s's id in the sandbox.
+const ID: &str = "k3s";
+/// Where k3s's output goes, as the node sees it.
+const LOG: &str = "/var/log/k3s.log";
+/// Folders that are the node's own, so that a binary of the host in them is not seen inside.
+const PRIVATE: [&str; 5] = ["/run", "/tmp", "/dev/shm", "/var/log", "/etc/rancher"];
+/// How long to wait for a running init to tell of its programs. One that is slower is met all the same: the start of a
+/// second k3s is refused, and the first one's events arrive.
+const REPLAY: Duration = Duration::from_secs(1);
+
+/// What is supervised, and how.
+#[derive(Debug)]
+pub struct Settings {
+    /// What the config file is made from; `founded` is found out here.
+    pub arguments: Arguments,
+    /// The tokens.
+    pub secret: Secret,
+    /// k3s, as host and node see it.
+    pub binary: PathBuf,
+    /// The node's own folder, `<storage>/<node>`.
+    pub directory: PathBuf,
+    /// The resolvers that pods get: the text of a resolv.conf.
+    pub resolv_conf: String,
+    /// Names and prefixes of the cluster, which no proxy may see.
+    pub unproxied: Vec<String>,
+    /// How long k3s and its pods may take to end.
+    pub drain: Duration,
+}
+
+/// Why k3s cannot be supervised.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that k3s needs could not be made.
+    #[error("cannot {verb} {}: {source}", .path.display())]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// On which file of the host.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// `k3s.binary` cannot be started.
+    #[error("k3s.binary = {}: {why}", .path.display())]
+    Binary {
+        /// The setting.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Error {
+    fn file(verb: &'static str, path: &Path, source: io::Error) -> Self {
+        Error::File {
+            verb,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::File { .. } => "E-K3S-FILE",
+            Error::Binary { .. } => "E-K3S-BINARY",
+        }
+    }
+
+    /// What mends it.
+    pub fn fix(&self) -> Option<String> {
+        Some(match self {
+            Error::File { .. } => "make room in `node.storage` and let root write there".into(),
+            Error::Binary { .. } => {
+                "install k3s as /usr/local/bin/k3s, executable, and name it in `k3s.binary`".into()
+            }
+        })
+    }
+}
+
+/// What one [`Supervisor::step`] came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Something small: the report may have changed.
+    Went,
+    /// The state changed.
+    Moved {
+        /// To which.
+        to: State,
+    },
+    /// The node's init is gone and all its processes with it: [`Supervisor::stop`], then start anew.
+    SandboxGone,
+}
+
+/// What the operator is told of k3s.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Report {
+    /// The state.
+    pub state: State,
+    /// Seconds since the state began.
+    pub since_s: u64,
+    /// Whether the node is ready.
+    pub ready: bool,
+    /// k3s's process on the host, while it runs.
+    pub pid: Option<i32>,
+    /// How often k3s was started again since the supervisor's start.
+    pub restarts: u64,
+    /// Seconds until k3s is started again.
+    pub retry_in_s: Option<u64>,
+    /// What the node waits for.
+    pub waiting_for: Option<String>,
+    /// What last went wrong, until the node is ready.
+    pub last_error: Option<String>,
+}
+
+/// k3s's supervisor: the driver of [`Lifecycle`].
+pub struct Supervisor {
+    settings: Settings,
+    sandbox: Sandbox,
+    enter: Enter,
+    machine: Lifecycle,
+    /// The action under way: kept until it is done, so that a cancelled [`Supervisor::step`] loses none.
+    action: Option<Action>,
+    probe: Option<(i32, oneshot::Receiver<Result<(), String>>)>,
+}
+
+impl Supervisor {
+    /// Writes k3s's files and takes over a k3s that already runs in the sandbox. `enter` moves a thread into the node's
+    /// network namespace.
+    ///
+    /// # Errors
+    ///
+    /// When k3s cannot be started or a file cannot be written, with the sandbox, which the caller has to stop.
+    pub async fn start(
+        mut settings: Settings,
+        sandbox: Sandbox,
+        enter: Enter,
+    ) -> Result<Supervisor, (Error, Sandbox)> {
+        if let Err(error) = prepare(&mut settings) {
+            return Err((error, sandbox));
+        }
+        // The seed only has to differ between nodes.
+        let seed = RandomState::new().hash_one(&settings.arguments.node);
+        let machine = Lifecycle::new(
+            settings.arguments.role,
+            Pace::default(),
+            seed,
+            Instant::now(),
+        );
+        let mut supervisor = Supervisor {
+            settings,
+            sandbox,
+            enter,
+            machine,
+            action: None,
+            probe: None,
+        };
+        if supervisor.sandbox.adopted()
+            && let Ok(event) = tokio::time::timeout(REPLAY, supervisor.sandbox.event()).await
+        {
+            supervisor.hear(event);
+            tracing::info!(state = %supervisor.machine.state(), "took over the node's running sandbox");
+        }
+        supervisor.machine.handle(Instant::now(), Event::Prepared);
+        Ok(supervisor)
+    }
+
+    /// Waits for the next thing to happen to k3s and does what follows from it. Cancel-safe.
+    pub async fn step(&mut self) -> Step {
+        let before = self.machine.state();
+        self.act().await;
+        if self.machine.state() == before {
+            self.wait().await;
+            self.act().await;
+        }
+        let after = self.machine.state();
+        if after == before {
+            return Step::Went;
+        }
+        self.tell(before, after);
+        if after == State::Stopped {
+            Step::SandboxGone
+        } else {
+            Step::Moved { to: after }
+        }
+    }
+
+    /// Tells whether the master is a live peer. An agent's k3s starts only then.
+    pub fn master_live(&mut self, live: bool) {
+        self.machine.handle(Instant::now(), Event::Master { live });
+    }
+
+    /// The sandbox, for its hosts file and its pids.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// What the operator is told.
+    pub fn report(&self) -> Report {
+        let now = Instant::now();
+        let state = self.machine.state();
+        let waiting_for = match state {
+            State::MeshUp => Some(format!(
+                "the master {} to be a live peer",
+                self.settings.arguments.master
+            )),
+            State::Joining => Some("k3s to be ready".into()),
+            _ => None,
+        };
+        Report {
+            state,
+            since_s: now
+                .saturating_duration_since(self.machine.since())
+                .as_secs(),
+            ready: state == State::Ready,
+            pid: self
+                .machine
+                .pid()
+                .and_then(|pid| self.sandbox.host_pid(pid)),
+            restarts: self.machine.restarts(),
+            retry_in_s: self
+                .machine
+                .retry_at()
+                .map(|at| at.saturating_duration_since(now).as_secs()),
+            waiting_for,
+            last_error: self.machine.last_error().map(str::to_owned),
+        }
+    }
+
+    /// Ends k3s, its pods and the sandbox: asks, waits as long as the settings allow, ends what is left. Gives every
+    /// failure.
+    pub async fn stop(mut self) -> Vec<sandbox::Error> {
+        self.machine.handle(Instant::now(), Event::Stop);
+        tracing::info!(grace = ?self.settings.drain, "stopping k3s and its pods");
+        self.sandbox.stop(self.settings.drain).await
+    }
+
+    /// Leaves k3s and its pods running, for the next supervisor to take over.
+    pub fn leave(self) {
+        drop(self.sandbox);
+    }
+
+    async fn wait(&mut self) {
+        let due = self
+            .machine
+            .poll_timeout()
+            .map(tokio::time::Instant::from_std);
+        let probe = self.probe.as_mut();
+        tokio::select! {
+            event = self.sandbox.event() => self.hear(event),
+            (pid, result) = answer(probe) => {
+                self.probe = None;
+                self.machine.handle(Instant::now(), Event::Probed { pid, result });
+            }
+            () = sleep_until(due) => self.machine.handle_timeout(Instant::now()),
+        }
+    }
+
+    /// Translates what the sandbox tells.
+    fn hear(&mut self, event: sandbox::Event) {
+        use sandbox::Event as Heard;
+        let event = match event {
+            Heard::Spawned { id, pid } if id == ID => Event::Spawned { pid },
+            Heard::Failed { id, error } if id == ID => Event::SpawnFailed(error.to_string()),
+            Heard::Exited { id, status, .. } if id == ID => {
+                Event::Exited(Ended(status).to_string())
+            }
+            Heard::Notify { id, text }
+                if id == ID && text.lines().any(|line| line == "READY=1") =>
+            {
+                Event::Notified
+            }
+            Heard::InitGone => Event::SandboxGone,
+            // Other programs of the node (`exec`), and k3s's other notices.
+            _ => return,
+        };
+        self.machine.handle(Instant::now(), event);
+    }
+
+    async fn act(&mut self) {
+        loop {
+            if self.action.is_none() {
+                self.action = self.machine.poll_action();
+            }
+            match self.action {
+                None => return,
+                Some(Action::Spawn) => {
+                    let program = self.program();
+                    if let Err(error) = self.sandbox.spawn(&program).await {
+                        self.machine
+                            .handle(Instant::now(), Event::SpawnFailed(error.to_string()));
+                    }
+                }
+                Some(Action::Probe { pid }) => {
+                    self.probe = Some((pid, ready::probe(self.target(), self.enter.clone())));
+                }
+                Some(Action::Stalled) => {
+                    tracing::warn!(
+                        missing = self
+                            .machine
+                            .last_error()
+                            .unwrap_or("k3s has not said READY"),
+                        "k3s is not ready yet; look at {LOG} with `hepto-node exec -- tail {LOG}`"
+                    );
+                }
+            }
+            self.action = None;
+        }
+    }
+
+    fn program(&self) -> Program {
+        let command = self.settings.arguments.role.command();
+        let config = format!("{}/config.yaml", argument::ETC);
+        Program {
+            id: ID.into(),
+            argv: vec![
+                self.settings.binary.display().to_string(),
+                command.into(),
+                "--config".into(),
+                config,
+            ],
+            env: environment::environment(sandbox::environment(), &self.settings.unproxied),
+            notify: true,
+            log: LOG.into(),
+        }
+    }
+
+    fn target(&self) -> Target {
+        let arguments = &self.settings.arguments;
+        let bound = arguments
+            .addresses
+            .first()
+            .copied()
+            .filter(|_| arguments.bind_overlay);
+        Target {
+            role: arguments.role,
+            node: arguments.node.clone(),
+            data: outside(&self.settings.directory, argument::DATA),
+            address: bound.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
+        }
+    }
+
+    /// Logs a change of state; each warning with what to do.
+    fn tell(&self, before: State, after: State) {
+        let why = self.machine.last_error().unwrap_or_default();
+        match after {
+            State::Backoff => {
+                let wait = self
+                    .machine
+                    .retry_at()
+                    .map(|at| at.saturating_duration_since(Instant::now()));
+                tracing::warn!(
+                    why,
+                    ?wait,
+                    "k3s is started again; if this goes on, look at {LOG} in the node"
+                );
+            }
+            State::Degraded => tracing::warn!(
+                why,
+                "the node is not ready any more; look at {LOG} in the node"
+            ),
+            State::Stopped => tracing::warn!(why, "the sandbox is made anew"),
+            State::MeshUp => {
+                tracing::info!(
+                    master = self.settings.arguments.master,
+                    "k3s waits until the master is a live peer"
+                );
+            }
+            _ => tracing::info!(from = %before, "k3s is {after}"),
+        }
+    }
+}
+
+/// Checks the binary and writes the files.
+fn prepare(settings: &mut Settings) -> Result<(), Error> {
+    check_binary(&settings.binary)?;
+    let etc = file::Folder::open(outside(&settings.directory, argument::ETC))?;
+    if settings.arguments.role == Role::Server {
+        settings.arguments.founded = etc.founded(&outside(&settings.directory, argument::DATA))?;
+    }
+    etc.secrets(&settings.secret)?;
+    etc.write("resolv.conf", settings.resolv_conf.as_bytes())?;
+    etc.write(
+        "config.yaml",
+        argument::render(&settings.arguments).as_bytes(),
+    )
+}
+
+fn check_binary(path: &Path) -> Result<(), Error> {
+    let refuse = |why: String| {
+        Err(Error::Binary {
+            path: path.to_owned(),
+            why,
+        })
+    };
+    if !path.is_absolute() {
+        return refuse("it has to be a whole path".into());
+    }
+    if let Some(folder) = PRIVATE.iter().find(|folder| path.starts_with(folder)) {
+        return refuse(format!("{folder} of the host is not seen inside the node"));
+    }
+    match std::fs::metadata(path) {
+        Err(error) => refuse(error.to_string()),
+        Ok(metadata) if !metadata.is_file() => refuse("it is not a file".into()),
+        Ok(_) => match nix::unistd::access(path, nix::unistd::AccessFlags::X_OK) {
+            Err(_) => refuse("it is not executable".into()),
+            Ok(()) => Ok(()),
+        },
+    }
+}
+
+/// Where the host sees a file of k3s.
+fn outside(directory: &Path, inside: &str) -> PathBuf {
+    sandbox::outside(directory, Path::new(inside))
+        .expect("k3s's folders are among those that the sandbox binds")
+}
+
+/// How k3s ended, in words.
+struct Ended(sandbox::Status);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            sandbox::Status::Code(code) => write!(f, "exit code {code}"),
+            sandbox::Status::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+async fn answer(
+    probe: Option<&mut (i32, oneshot::Receiver<Result<(), String>>)>,
+) -> (i32, Result<(), String>) {
+    match probe {
+        Some((pid, answer)) => {
+            let result = answer
+                .await
+                .unwrap_or_else(|_| Err("the probe could not be started".into()));
+            (*pid, result)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

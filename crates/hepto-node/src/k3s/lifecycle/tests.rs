@@ -218,13 +218,23 @@ fn two_failed_probes_in_a_row_degrade_and_one_good_heals() {
 
 #[test]
 fn an_adopted_k3s_is_not_started_again() {
-    for (notified, probes) in [(true, vec![Action::Probe { pid: 41 }]), (false, vec![])] {
-        let mut world = World::new(Role::Agent);
-        assert_eq!(world.event(Event::Adopted { pid: 41, notified }), []);
-        assert_eq!(world.machine.state(), State::Joining);
-        assert_eq!(world.pass(Duration::ZERO), probes);
-        assert_eq!(world.event(Event::Master { live: true }), []);
-    }
+    let mut world = World::new(Role::Agent);
+    assert_eq!(world.event(Event::Spawned { pid: 41 }), []);
+    assert_eq!(world.machine.state(), State::Joining);
+    assert_eq!(world.event(Event::Prepared), []);
+    assert_eq!(world.event(Event::Master { live: true }), []);
+    world.event(Event::Notified);
+    assert_eq!(world.pass(Duration::ZERO), [Action::Probe { pid: 41 }]);
+}
+
+#[test]
+fn a_k3s_found_only_after_the_start_was_asked_for_is_adopted_all_the_same() {
+    let mut world = World::new(Role::Server);
+    assert_eq!(world.event(Event::Prepared), [Action::Spawn]);
+    world.event(Event::Spawned { pid: 41 });
+    world.event(Event::SpawnFailed("k3s runs already".into()));
+    assert_eq!(world.machine.pid(), Some(41));
+    assert_eq!(world.machine.state(), State::Joining);
 }
 
 #[test]
@@ -277,8 +287,6 @@ fn happening() -> impl Strategy<Value = (u64, Option<Event>)> {
     let event = prop_oneof![
         Just(None),
         Just(Some(Event::Prepared)),
-        (pid.clone(), any::<bool>())
-            .prop_map(|(pid, notified)| Some(Event::Adopted { pid, notified })),
         any::<bool>().prop_map(|live| Some(Event::Master { live })),
         pid.clone().prop_map(|pid| Some(Event::Spawned { pid })),
         Just(Some(Event::SpawnFailed("why".into()))),

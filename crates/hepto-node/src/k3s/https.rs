@@ -1,0 +1,188 @@
+//! One question over HTTP or HTTPS with deadlines: all that a probe needs, on a blocking socket that was opened in
+//! whatever network namespace the calling thread is in.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+/// For the connection, and for each read and write.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// More of an answer is not read: only its head and the names of failed checks matter.
+const MOST: usize = 64 * 1024;
+
+/// With which certificates to ask.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The authority that signed the server's certificate (PEM).
+    pub authority: PathBuf,
+    /// Our certificate and those that signed it (PEM).
+    pub certificate: PathBuf,
+    /// Our private key (PEM).
+    pub key: PathBuf,
+}
+
+/// What was answered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status code.
+    pub status: u16,
+    /// The beginning of the body.
+    pub body: String,
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// k3s has not written it yet, or it is broken.
+    #[error("{} is not there or not PEM: {why}", .path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What rustls says.
+        why: String,
+    },
+    /// Certificates that do not fit one another.
+    #[error("TLS with {address}: {source}")]
+    Tls {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What rustls says.
+        source: rustls::Error,
+    },
+    /// Nobody listens, nobody answers, or the answer breaks off.
+    #[error("{address} does not answer: {source}")]
+    Silent {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What the kernel or rustls says.
+        source: std::io::Error,
+    },
+    /// Something else than HTTP.
+    #[error("{address} answers, but not HTTP")]
+    Foreign {
+        /// Who was asked.
+        address: SocketAddr,
+    },
+}
+
+/// `GET path`; with credentials by TLS, proving who we are and checking who answers.
+pub fn get(
+    address: SocketAddr,
+    path: &str,
+    credentials: Option<&Credentials>,
+) -> Result<Answer, Error> {
+    let silent = |source| Error::Silent { address, source };
+    let tls = credentials
+        .map(|credentials| session(address, credentials))
+        .transpose()?;
+    let socket = TcpStream::connect_timeout(&address, PATIENCE).map_err(silent)?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
+    socket.set_write_timeout(Some(PATIENCE)).map_err(silent)?;
+    let raw = match tls {
+        Some(session) => exchange(StreamOwned::new(session, socket), address, path),
+        None => exchange(socket, address, path),
+    }
+    .map_err(silent)?;
+    parse(&raw).ok_or(Error::Foreign { address })
+}
+
+fn exchange(
+    mut stream: impl Read + Write,
+    address: SocketAddr,
+    path: &str,
+) -> std::io::Result<Vec<u8>> {
+    // Version 1.0: the answer comes whole, without chunks, and ends with the connection.
+    write!(
+        stream,
+        "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json, */*\r\n\r\n"
+    )?;
+    stream.flush()?;
+    let mut raw = Vec::new();
+    match stream.take(MOST as u64).read_to_end(&mut raw) {
+        // Go closes without TLS's own farewell; what came before it is whole enough for us.
+        Err(error) if error.kind() != ErrorKind::UnexpectedEof || raw.is_empty() => Err(error),
+        _ => Ok(raw),
+    }
+}
+
+fn parse(raw: &[u8]) -> Option<Answer> {
+    let text = String::from_utf8_lossy(raw);
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let mut words = head.lines().next()?.split_whitespace();
+    let status = words
+        .next()?
+        .starts_with("HTTP/1.")
+        .then(|| words.next())??
+        .parse()
+        .ok()?;
+    Some(Answer {
+        status,
+        body: body.to_owned(),
+    })
+}
+
+fn session(address: SocketAddr, credentials: &Credentials) -> Result<ClientConnection, Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(&credentials.authority)? {
+        roots
+            .add(certificate)
+            .map_err(|source| Error::Tls { address, source })?;
+    }
+    let ours = certificates(&credentials.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&credentials.key)
+        .map_err(|error| pem(&credentials.key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map(|builder| builder.with_root_certificates(roots))
+        .and_then(|builder| builder.with_client_auth_cert(ours, key))
+        .map_err(|source| Error::Tls { address, source })?;
+    ClientConnection::new(Arc::new(config), ServerName::IpAddress(address.ip().into()))
+        .map_err(|source| Error::Tls { address, source })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| pem(path, &error))
+}
+
+fn pem(path: &Path, error: &rustls::pki_types::pem::Error) -> Error {
+    Error::Pem {
+        path: path.to_owned(),
+        why: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_as_far_as_they_matter() {
+        let answer =
+            parse(b"HTTP/1.1 500 Internal Server Error\r\nA: b\r\n\r\n[-]etcd failed").unwrap();
+        assert_eq!(
+            answer,
+            Answer {
+                status: 500,
+                body: "[-]etcd failed".into()
+            }
+        );
+        for foreign in [
+            &b"SSH-2.0-x\r\n\r\n"[..],
+            b"",
+            b"HTTP/1.1 200 OK",
+            b"HTTP/1.1\r\n\r\n",
+            b"HTTP/1.1 many\r\n\r\n",
+        ] {
+            assert_eq!(parse(foreign), None, "{}", String::from_utf8_lossy(foreign));
+        }
+    }
+}
