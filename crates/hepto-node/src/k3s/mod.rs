@@ -142,7 +142,7 @@ pub struct Report {
     pub last_error: Option<String>,
 }
 
-/// k3s's supervisor: the driver of [`Lifecycle`].
+/// k3s's supervisor: the driver of [`Lifecycle`]. Dropping it leaves k3s and its pods running, for the next one.
 pub struct Supervisor {
     settings: Settings,
     sandbox: Sandbox,
@@ -262,11 +262,6 @@ impl Supervisor {
         self.machine.handle(Instant::now(), Event::Stop);
         tracing::info!(grace = ?self.settings.drain, "stopping k3s and its pods");
         self.sandbox.stop(self.settings.drain).await
-    }
-
-    /// Leaves k3s and its pods running, for the next supervisor to take over.
-    pub fn leave(self) {
-        drop(self.sandbox);
     }
 
     async fn wait(&mut self) {
