@@ -7,6 +7,8 @@
 //! facts) and [`seal`] (messages on the wire).
 
 pub mod address;
+pub mod gossip;
+pub mod guard;
 pub mod identity;
 pub mod key;
 pub mod name;

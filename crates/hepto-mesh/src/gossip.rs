@@ -1,0 +1,298 @@
+//! Gossip inside the overlay: memberlist, with every guard that its version 0.8.5 needs.
+//!
+//! It spreads records within half a second, and knows within seconds who is gone. Nothing depends on it: rendezvous
+//! brings the same records later, gossip never removes a peer, and it may be rebuilt at any moment. So a
+//! [`Gossip`] is a supervisor that owns one memberlist after another; a panic in one of them ends that one alone.
+//!
+//! What memberlist needs and gets:
+//! - a stream layer that bounds frames and connections ([`crate::guard`]);
+//! - its own options: `Options::lan()` has probe interval and timeout swapped ([`options`]);
+//! - key, algorithm and both verify flags: with one missing it speaks plain text;
+//! - departed nodes are kept for a year: purging them leaves a stale index, and the panic that follows makes the node
+//!   deaf while it still looks online;
+//! - to be joined again: it never heals a cut of 25 s or more by itself;
+//! - a watchdog, for what else makes it deaf.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use zeroize::Zeroizing;
+
+use crate::guard::Gate;
+use crate::name::{ClusterName, NodeName};
+
+mod delegate;
+mod session;
+
+/// Gossip's port on the overlay addresses, TCP and UDP. (7946 is MetalLB's, on the same addresses.)
+pub const PORT: u16 = 7947;
+
+/// A memberlist that lasted so long was well: what ended it is a new trouble, not the old one.
+const HEALTHY: Duration = Duration::from_secs(600);
+
+/// What a record says, as far as gossip must know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose record it is.
+    pub name: NodeName,
+    /// Where that node's gossip must be: computed from the name, never believed.
+    pub address: SocketAddr,
+    /// The identity that signed it.
+    pub identity: [u8; 32],
+    /// Its sequence: higher is newer.
+    pub sequence: u64,
+}
+
+/// Reads and verifies a record's raw bytes; `None` refuses it. It runs inside memberlist's locks: it must not wait.
+pub type Reader = Arc<dyn Fn(&[u8]) -> Option<Claim> + Send + Sync>;
+
+/// What stays the same for the life of a [`Gossip`].
+pub struct Settings {
+    /// The cluster, which is memberlist's label too.
+    pub cluster: ClusterName,
+    /// Our own name.
+    pub name: NodeName,
+    /// The gossip key, derived from the overlay key.
+    pub key: Zeroizing<[u8; 32]>,
+    /// How records are read.
+    pub reader: Reader,
+    /// When things are done again.
+    pub timing: Timing,
+}
+
+/// How often things are done again.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Live peers that the list lacks are joined this often, and whenever a tunnel comes up.
+    pub rejoin: Duration,
+    /// Two members are pinged this often.
+    pub watchdog: Duration,
+    /// After so many rounds of pings that were all lost, memberlist is rebuilt.
+    pub patience: u32,
+    /// Wait before a first rebuild; doubled at each further one, up to a minute.
+    pub back_off: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            rejoin: Duration::from_secs(10),
+            watchdog: Duration::from_secs(10),
+            patience: 2,
+            back_off: Duration::from_secs(1),
+        }
+    }
+}
+
+/// What the driver knows and gossip reads: ourselves, and every peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Our own record's raw bytes: memberlist's node meta, at most 512 bytes.
+    pub record: Bytes,
+    /// Our own overlay address and [`PORT`].
+    pub bind: SocketAddr,
+    /// The peers, by name.
+    pub peers: BTreeMap<NodeName, Peer>,
+}
+
+/// A peer, as the driver knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The identity pinned to this name.
+    pub identity: [u8; 32],
+    /// The sequence of the newest record.
+    pub sequence: u64,
+    /// Its overlay address and [`PORT`].
+    pub address: SocketAddr,
+    /// Whether the tunnel to it works.
+    pub live: bool,
+}
+
+/// What gossip has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// How often memberlist was started, the first time included.
+    pub starts: u64,
+    /// Records that were vetoed: forged, under a wrong name or address, or older than what we hold.
+    pub vetoed: u64,
+    /// Records and hints that found their queue full.
+    pub dropped: u64,
+    /// Connections above the limits.
+    pub refused_connections: u64,
+    /// Frames too long, or not encrypted.
+    pub refused_frames: u64,
+}
+
+/// The counters behind [`Counts`], shared with memberlist's callbacks.
+#[derive(Debug, Default)]
+struct Counters {
+    starts: AtomicU64,
+    vetoed: AtomicU64,
+    dropped: AtomicU64,
+    gate: Gate,
+}
+
+/// Running gossip. Dropping it stops it.
+pub struct Gossip {
+    view: watch::Sender<View>,
+    online: watch::Receiver<BTreeSet<NodeName>>,
+    records: mpsc::Receiver<Bytes>,
+    counters: Arc<Counters>,
+    task: JoinHandle<()>,
+}
+
+impl Gossip {
+    /// Starts gossip on the current tokio runtime. It binds as soon as the address exists, and says so when that takes long.
+    pub fn start(settings: Settings, view: View) -> Gossip {
+        let (view_in, view) = watch::channel(view);
+        let (online_in, online) = watch::channel(BTreeSet::new());
+        let (records_in, records) = mpsc::channel(256);
+        let counters = Arc::new(Counters::default());
+        let supervisor = Supervisor {
+            settings: Arc::new(settings),
+            view,
+            online: online_in,
+            records: records_in,
+            counters: counters.clone(),
+        };
+        Gossip {
+            view: view_in,
+            online,
+            records,
+            counters,
+            task: tokio::spawn(supervisor.run()),
+        }
+    }
+
+    /// Tells gossip what the driver knows now. A changed own record is spread, a peer that became live is joined.
+    pub fn update(&self, view: View) {
+        self.view.send_if_modified(|held| {
+            let changed = *held != view;
+            *held = view;
+            changed
+        });
+    }
+
+    /// The next record that gossip brought: verified, ours never, and newer than what the view held. Cancel-safe.
+    pub async fn record(&mut self) -> Option<Bytes> {
+        self.records.recv().await
+    }
+
+    /// Waits until the set of [`Gossip::online`] has changed. Cancel-safe.
+    pub async fn changed(&mut self) {
+        if self.online.changed().await.is_err() {
+            // The supervisor is gone, which only its end does: nothing will ever change.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Who gossip hears of, ourselves excluded. A suspected member counts.
+    pub fn online(&self) -> BTreeSet<NodeName> {
+        self.online.borrow().clone()
+    }
+
+    /// What was counted since the start.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            starts: self.counters.starts.load(Ordering::Relaxed),
+            vetoed: self.counters.vetoed.load(Ordering::Relaxed),
+            dropped: self.counters.dropped.load(Ordering::Relaxed),
+            refused_connections: self.counters.gate.refused_connections(),
+            refused_frames: self.counters.gate.refused_frames(),
+        }
+    }
+
+    /// Ends gossip without a word to the others: they must not depend on our leave, and do not.
+    pub async fn stop(self) {
+        let Gossip { view, task, .. } = self;
+        // The closed view is the sign to end; the supervisor then shuts memberlist down, which frees its port.
+        drop(view);
+        if timeout(session::SHUTDOWN * 2, task).await.is_err() {
+            tracing::debug!("gossip did not end in time; it ends with its thread");
+        }
+    }
+}
+
+/// Owns one memberlist after another.
+struct Supervisor {
+    settings: Arc<Settings>,
+    view: watch::Receiver<View>,
+    online: watch::Sender<BTreeSet<NodeName>>,
+    records: mpsc::Sender<Bytes>,
+    counters: Arc<Counters>,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum End {
+    /// The [`Gossip`] was stopped or dropped.
+    Stopped,
+    /// Our own address changed.
+    Moved,
+    /// memberlist could not bind.
+    Unbound(String),
+    /// Every ping was lost while tunnels work.
+    Deaf,
+    /// A task panicked.
+    Panicked,
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        let mut failures = 0_u32;
+        loop {
+            let session = session::Session {
+                settings: self.settings.clone(),
+                view: self.view.clone(),
+                online: self.online.clone(),
+                records: self.records.clone(),
+                counters: self.counters.clone(),
+                patience: self.settings.timing.patience << failures.min(5),
+            };
+            let began = Instant::now();
+            // A task of its own: what panics inside ends that task, and not us.
+            let end = tokio::spawn(session.run()).await.unwrap_or(End::Panicked);
+            self.online.send_modify(BTreeSet::clear);
+            if began.elapsed() > HEALTHY {
+                failures = 0;
+            }
+            match &end {
+                End::Stopped => return,
+                End::Moved => {
+                    failures = 0;
+                    continue;
+                }
+                End::Unbound(why) if failures == 3 => tracing::warn!(
+                    "gossip cannot listen on {}: {why}. The mesh works without it, slower. \
+                     Is the overlay address on the interface, and the port free?",
+                    self.view.borrow().bind
+                ),
+                End::Unbound(why) => tracing::debug!("gossip cannot listen yet: {why}"),
+                End::Deaf | End::Panicked => {
+                    tracing::info!("gossip is rebuilt ({end:?}); the mesh went on without it");
+                }
+            }
+            let wait = self.settings.timing.back_off * (1 << failures.min(6));
+            failures += 1;
+            tokio::select! {
+                () = sleep(wait.min(Duration::from_secs(60))) => {}
+                gone = closed(&mut self.view) => return gone,
+            }
+        }
+    }
+}
+
+/// Returns when the sender of the view is gone.
+async fn closed(view: &mut watch::Receiver<View>) {
+    while view.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests;
