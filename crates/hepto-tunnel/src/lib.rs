@@ -1,1 +1,36 @@
-//! Placeholder.
+//! Userspace WireGuard: boringtun does the protocol, this crate does the I/O.
+//!
+//! Three plain threads share one table of peers: `hepto-tx` carries packets from the TUN to the network, `hepto-rx`
+//! carries them back, `hepto-timer` ticks four times a second. Each runs to completion: no channel, no async runtime,
+//! and no allocation for a packet. What is not WireGuard on the UDP socket goes to a sink that the caller provides.
+//!
+//! What it never does: choose peers, start a first handshake by itself, name hosts, touch addresses, routes or links.
+//! All of that is told to it ([`Tunnel::set_peer`], [`Tunnel::handshake`]) or done elsewhere.
+//!
+//! Start reading at [`tunnel`], then [`tx`](mod@tx) and [`rx`](mod@rx); [`protocol`] is the only file that knows
+//! boringtun.
+
+pub mod counter;
+pub mod error;
+pub mod socket;
+pub mod tun;
+pub mod tunnel;
+
+mod address;
+mod batch;
+mod packet;
+mod peer;
+mod protocol;
+mod queue;
+mod rx;
+mod table;
+mod timer;
+mod tx;
+mod wake;
+
+pub use counter::Counters;
+pub use error::Error;
+pub use peer::{PeerConfig, PeerReport};
+pub use socket::{Messenger, Socket};
+pub use tun::Tun;
+pub use tunnel::{Datagram, Options, Sink, Tunnel};

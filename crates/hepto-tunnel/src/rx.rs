@@ -1,0 +1,345 @@
+//! `hepto-rx`: from the network to the TUN, and what is not WireGuard to the sink.
+//!
+//! Datagrams are received in batches; each run of data for one peer is opened under one lock, checked against the
+//! peer's networks, and written to the TUN. Handshake messages pass the door first.
+
+use std::io;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::address::Endpoint;
+use crate::batch::{DATAGRAM, Inbox, MESSAGES, Outbox, Slice};
+use crate::counter::Drop;
+use crate::peer::{Peer, State};
+use crate::protocol::{Admission, HANDSHAKE, Message, Opened};
+use crate::table::Table;
+use crate::tunnel::{Datagram, Shared, Sink};
+
+/// Room for the opened packets of a run. A longer run is opened in parts.
+const OPENED: usize = 4 * DATAGRAM;
+
+/// Room for answers and for packets that waited for a session.
+const ANSWERS: usize = 2 * DATAGRAM;
+
+/// Pause after an error of the socket that may last, in milliseconds.
+const PAUSE: u32 = 100;
+
+/// The receiving half, and its buffers.
+pub(crate) struct Receiver {
+    inbox: Inbox,
+    slices: Vec<Slice>,
+    opened: Opening,
+    outbox: Outbox,
+    sink: Sink,
+}
+
+/// Packets that were opened and wait to be written.
+struct Opening {
+    bytes: Box<[u8]>,
+    packets: Vec<Packet>,
+}
+
+/// An opened packet in the buffer.
+struct Packet {
+    start: usize,
+    length: usize,
+    source: IpAddr,
+}
+
+/// What a run of data came to.
+#[derive(Default)]
+struct Tally {
+    authentic: u64,
+    unknown: u64,
+    malformed: u64,
+    refused: u64,
+    /// The arrival of the last authentic one.
+    last: Option<usize>,
+    /// Slices that were looked at.
+    done: usize,
+}
+
+impl Opening {
+    /// Room to open `length` bytes into, if the buffer has it.
+    fn room(&mut self, length: usize) -> Option<&mut [u8]> {
+        let used = self
+            .packets
+            .last()
+            .map_or(0, |packet| packet.start + packet.length);
+        let length = length.max(HANDSHAKE);
+        self.bytes.get_mut(used..used + length)
+    }
+
+    /// Takes the first `length` bytes of the room as a packet.
+    fn push(&mut self, length: usize, source: IpAddr) {
+        let start = self
+            .packets
+            .last()
+            .map_or(0, |packet| packet.start + packet.length);
+        self.packets.push(Packet {
+            start,
+            length,
+            source,
+        });
+    }
+}
+
+impl Tally {
+    fn authentic(&mut self, slice: &Slice) {
+        self.authentic += 1;
+        self.last = Some(slice.arrival);
+    }
+
+    fn count(&self, shared: &Shared) {
+        shared.meter.drop(Drop::UnknownSession, self.unknown);
+        shared.meter.drop(Drop::Malformed, self.malformed);
+        shared.meter.drop(Drop::Unauthentic, self.refused);
+    }
+}
+
+/// Sends what waited for this peer's session.
+fn release(
+    peer: &Peer,
+    state: &mut State,
+    endpoint: Endpoint,
+    outbox: &mut Outbox,
+    shared: &Shared,
+) {
+    let (packets, bytes) = state.release(endpoint, outbox);
+    peer.traffic.sent(packets, bytes);
+    shared.meter.sent(packets, bytes);
+}
+
+impl Receiver {
+    pub(crate) fn new(sink: Sink) -> Receiver {
+        Receiver {
+            inbox: Inbox::new(),
+            slices: Vec::with_capacity(MESSAGES * 64),
+            opened: Opening {
+                bytes: vec![0; OPENED].into_boxed_slice(),
+                packets: Vec::with_capacity(MESSAGES * 64),
+            },
+            outbox: Outbox::new(ANSWERS),
+            sink,
+        }
+    }
+
+    /// Runs until the tunnel stops.
+    pub(crate) fn run(&mut self, shared: &Shared) {
+        // Under constant load the socket never runs dry, so the flag is looked at each time.
+        while !shared.stop.is_raised() {
+            match self.inbox.receive(&shared.socket, MESSAGES) {
+                Ok(()) => {
+                    self.inbox.split(&mut self.slices);
+                    let table = shared.table.load();
+                    self.dispatch(&table, shared);
+                    self.answer(&table, shared);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    shared.stop.wait_beside(shared.socket.as_fd())
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::debug!(%error, "the socket reports an error of an earlier datagram");
+                    shared.stop.wait(PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Takes every datagram of the batch to where it belongs, in order.
+    fn dispatch(&mut self, table: &Table, shared: &Shared) {
+        let mut next = 0;
+        while next < self.slices.len() {
+            let slice = self.slices[next];
+            match Message::of(self.inbox.bytes(&slice)) {
+                Some(Message::Data { index }) => {
+                    let run = self.slices[next..].iter().take_while(|slice| {
+                        Message::of(self.inbox.bytes(slice)) == Some(Message::Data { index })
+                    });
+                    let end = next + run.count();
+                    match table.indexed(index) {
+                        Some(slot) => self.open_run(next..end, slot, table, shared),
+                        None => shared.meter.drop(Drop::UnknownSession, (end - next) as u64),
+                    }
+                    next = end;
+                }
+                Some(message) => {
+                    self.shake(&slice, message, table, shared);
+                    next += 1;
+                }
+                None => {
+                    self.hand_over(&slice, shared);
+                    next += 1;
+                }
+            }
+        }
+    }
+
+    /// Opens a run of data from one peer and writes it to the TUN.
+    fn open_run(&mut self, mut run: Range<usize>, slot: u32, table: &Table, shared: &Shared) {
+        let peer = table.peer(slot);
+        while !run.is_empty() {
+            let mut state = peer.lock();
+            let waited = state.queue.is_waiting();
+            let mut tally = Tally::default();
+            for slice in &self.slices[run.clone()] {
+                let datagram = self.inbox.bytes(slice);
+                let Some(out) = self.opened.room(datagram.len()) else {
+                    break;
+                };
+                tally.done += 1;
+                match state
+                    .protocol
+                    .open(datagram, Message::Data { index: peer.index }, out)
+                {
+                    Opened::Packet { length, source } => {
+                        self.opened.push(length, source);
+                        tally.authentic(slice);
+                    }
+                    Opened::Keepalive => tally.authentic(slice),
+                    Opened::NoSession => tally.unknown += 1,
+                    Opened::Malformed => tally.malformed += 1,
+                    _ => tally.refused += 1,
+                }
+            }
+            if let Some(arrival) = tally.last {
+                let endpoint = self.inbox.endpoint(arrival);
+                peer.learn(endpoint);
+                // Data confirms the session of the side that answered the handshake.
+                if waited {
+                    release(peer, &mut state, endpoint, &mut self.outbox, shared);
+                }
+                if !state.note_session() {
+                    shared.changed.raise();
+                }
+            }
+            drop(state);
+            run.start += tally.done;
+            tally.count(shared);
+            self.deliver(peer, slot, tally.authentic, table, shared);
+        }
+    }
+
+    /// Writes what was opened to the TUN, but for packets whose source is not the peer's.
+    fn deliver(&mut self, peer: &Peer, slot: u32, authentic: u64, table: &Table, shared: &Shared) {
+        let (mut packets, mut bytes, mut spoofed) = (0, 0, 0);
+        let mut checked = None;
+        for packet in &self.opened.packets {
+            if checked != Some(packet.source) {
+                if table.route(packet.source) != Some(slot) {
+                    spoofed += 1;
+                    continue;
+                }
+                checked = Some(packet.source);
+            }
+            match shared
+                .tun
+                .write(&self.opened.bytes[packet.start..packet.start + packet.length])
+            {
+                Ok(()) => {
+                    packets += 1;
+                    bytes += packet.length as u64;
+                }
+                Err(_) => shared.meter.drop(Drop::TunFailed, 1),
+            }
+        }
+        self.opened.packets.clear();
+        peer.traffic.received(authentic, packets, bytes);
+        shared.meter.received(packets, bytes);
+        shared.meter.drop(Drop::Spoofed, spoofed);
+    }
+
+    /// A handshake message: past the door, to the peer that it names.
+    fn shake(&mut self, slice: &Slice, message: Message, table: &Table, shared: &Shared) {
+        let datagram = self.inbox.bytes(slice);
+        let endpoint = self.inbox.endpoint(slice.arrival);
+        if matches!(message, Message::Initiation | Message::Response { .. }) {
+            let mut reply = [0; HANDSHAKE];
+            match shared
+                .door
+                .admit(endpoint.remote.ip(), datagram, &mut reply)
+            {
+                Admission::Pass => {}
+                Admission::Cookie(length) => {
+                    shared.meter.drop(Drop::RateLimited, 1);
+                    self.post(&reply[..length], endpoint);
+                    return;
+                }
+                Admission::Refused => return shared.meter.drop(Drop::HandshakeRefused, 1),
+            }
+        }
+        let slot = match message {
+            Message::Initiation => shared
+                .door
+                .sender(datagram)
+                .and_then(|key| table.keyed(&key)),
+            Message::Response { index } | Message::Cookie { index } | Message::Data { index } => {
+                table.indexed(index)
+            }
+        };
+        let Some(slot) = slot else {
+            return shared.meter.drop(Drop::HandshakeRefused, 1);
+        };
+        let peer = table.peer(slot);
+        let mut out = [0; HANDSHAKE];
+        let mut state = peer.lock();
+        match state.protocol.open(datagram, message, &mut out) {
+            // An initiation shows that the peer was once there, not that it is: its answer goes there, traffic does
+            // not yet.
+            Opened::Answer { length } => {
+                state.established();
+                drop(state);
+                self.post(&out[..length], endpoint);
+            }
+            Opened::Established { length } => {
+                state.established();
+                peer.learn(endpoint);
+                self.outbox.write(&out[..length], endpoint);
+                release(peer, &mut state, endpoint, &mut self.outbox, shared);
+                state.note_session();
+                drop(state);
+                peer.traffic.received(1, 0, 0);
+                shared.changed.raise();
+            }
+            Opened::Stale => {
+                if state.stale(Instant::now()) {
+                    shared.changed.raise();
+                }
+                shared.meter.drop(Drop::HandshakeRefused, 1);
+            }
+            Opened::Cookie => {}
+            _ => shared.meter.drop(Drop::HandshakeRefused, 1),
+        }
+    }
+
+    fn hand_over(&mut self, slice: &Slice, shared: &Shared) {
+        let arrival = self.inbox.arrival(slice.arrival);
+        shared.meter.drop(Drop::Sink, 1);
+        (self.sink)(Datagram {
+            bytes: self.inbox.bytes(slice),
+            from: arrival.from,
+            to: arrival.to,
+            from_peer: shared.live.load().contains(&arrival.from),
+        });
+    }
+
+    fn post(&mut self, message: &[u8], endpoint: Endpoint) {
+        self.outbox.write(message, endpoint);
+    }
+
+    /// Sends what the batch asked for.
+    fn answer(&mut self, table: &Table, shared: &Shared) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let flushed = self.outbox.flush(&shared.socket);
+        shared.meter.drop(Drop::SendFailed, flushed.lost);
+        if flushed.unbound.is_some() {
+            for entry in table.entries() {
+                entry.peer.unbind(flushed.unbound);
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! `hepto-tx`: from the TUN to the network.
+//!
+//! Packets are read until there are no more or a batch is full; then each run of packets for one peer is sealed under
+//! one lock; then the batch is sent.
+
+use std::io;
+use std::time::Instant;
+
+use crate::batch::{DATAGRAM, MESSAGES, Outbox};
+use crate::counter::Drop;
+use crate::packet;
+use crate::protocol::{HANDSHAKE, OVERHEAD};
+use crate::table::Table;
+use crate::tunnel::Shared;
+
+/// Bytes of a batch after which it is sealed and sent.
+const BATCH: usize = 65_536;
+
+/// Pause after an error of the TUN that may last, in milliseconds.
+const PAUSE: u32 = 100;
+
+/// The sending half, and its buffers.
+pub(crate) struct Sender {
+    bytes: Box<[u8]>,
+    frames: Vec<Frame>,
+    outbox: Outbox,
+    failing: bool,
+}
+
+/// A packet in the buffer, and the slot of the peer it goes to.
+#[derive(Clone, Copy)]
+struct Frame {
+    start: usize,
+    length: usize,
+    slot: Option<u32>,
+}
+
+impl Sender {
+    pub(crate) fn new() -> Sender {
+        Sender {
+            bytes: vec![0; BATCH + DATAGRAM].into_boxed_slice(),
+            frames: Vec::with_capacity(MESSAGES),
+            outbox: Outbox::new(BATCH + DATAGRAM + MESSAGES * HANDSHAKE),
+            failing: false,
+        }
+    }
+
+    /// Runs until the tunnel stops.
+    pub(crate) fn run(&mut self, shared: &Shared) {
+        // Under constant load the interface never runs dry, so the flag is looked at each time.
+        while !shared.stop.is_raised() {
+            self.fill(shared);
+            if self.frames.is_empty() {
+                shared.stop.wait_beside(shared.tun.as_fd());
+                continue;
+            }
+            let table = shared.table.load();
+            self.route(&table, shared);
+            self.seal(&table, shared);
+            self.send(&table, shared);
+        }
+    }
+
+    /// Reads packets until there are no more, or a batch is full.
+    fn fill(&mut self, shared: &Shared) {
+        self.frames.clear();
+        let mut used = 0;
+        while used < BATCH && self.frames.len() < MESSAGES {
+            match shared.tun.read(&mut self.bytes[used..]) {
+                Ok(length) => {
+                    self.frames.push(Frame {
+                        start: used,
+                        length,
+                        slot: None,
+                    });
+                    used += length;
+                    self.failing = false;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.pause(&error, shared);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The interface is down or gone. It may come back, so this waits; gone for good, its owner starts anew.
+    fn pause(&mut self, error: &io::Error, shared: &Shared) {
+        if !self.failing {
+            self.failing = true;
+            tracing::warn!(
+                interface = shared.tun.name(), %error,
+                "cannot read the tunnel interface; trying again: look whether `ip link` still shows it"
+            );
+        }
+        shared.stop.wait(PAUSE);
+    }
+
+    fn route(&mut self, table: &Table, shared: &Shared) {
+        let mut last = None;
+        for frame in &mut self.frames {
+            let Some(destination) =
+                packet::destination(&self.bytes[frame.start..frame.start + frame.length])
+            else {
+                shared.meter.drop(Drop::Unroutable, 1);
+                continue;
+            };
+            frame.slot = match last {
+                Some((known, slot)) if known == destination => slot,
+                _ => table.route(destination),
+            };
+            last = Some((destination, frame.slot));
+            if frame.slot.is_none() {
+                shared.meter.drop(Drop::NoPeer, 1);
+            }
+        }
+        self.frames.retain(|frame| frame.slot.is_some());
+    }
+
+    fn seal(&mut self, table: &Table, shared: &Shared) {
+        let mut first = 0;
+        while let Some(slot) = self.frames.get(first).and_then(|frame| frame.slot) {
+            let run = self.frames[first..]
+                .iter()
+                .take_while(|frame| frame.slot == Some(slot))
+                .count();
+            self.seal_run(first..first + run, slot, table, shared);
+            first += run;
+        }
+    }
+
+    /// Seals a run of packets for one peer, or queues them when it has no session.
+    fn seal_run(&mut self, run: std::ops::Range<usize>, slot: u32, table: &Table, shared: &Shared) {
+        let peer = table.peer(slot);
+        let endpoint = peer.endpoint();
+        let mut state = peer.lock();
+        let Some((mut sealer, endpoint)) = state.protocol.sealer().zip(endpoint) else {
+            let news = !state.queue.is_waiting();
+            let now = Instant::now();
+            let dropped = self.frames[run]
+                .iter()
+                .map(|frame| {
+                    state
+                        .queue
+                        .push(&self.bytes[frame.start..frame.start + frame.length], now)
+                })
+                .sum();
+            peer.traffic.dropped(dropped);
+            shared.meter.drop(Drop::NoSession, dropped);
+            if news {
+                shared.changed.raise();
+            }
+            return;
+        };
+        let mut bytes = 0;
+        let packets = run.len() as u64;
+        for frame in &self.frames[run] {
+            let packet = &self.bytes[frame.start..frame.start + frame.length];
+            assert!(
+                self.outbox
+                    .has_room((packet.len() + OVERHEAD).max(HANDSHAKE)),
+                "made for a whole batch"
+            );
+            let length = sealer.seal(packet, self.outbox.free());
+            self.outbox.push(length, endpoint);
+            bytes += packet.len() as u64;
+        }
+        drop(state);
+        peer.traffic.sent(packets, bytes);
+        shared.meter.sent(packets, bytes);
+    }
+
+    fn send(&mut self, table: &Table, shared: &Shared) {
+        let flushed = self.outbox.flush(&shared.socket);
+        shared.meter.drop(Drop::SendFailed, flushed.lost);
+        if flushed.unbound.is_some() {
+            for entry in table.entries() {
+                entry.peer.unbind(flushed.unbound);
+            }
+        }
+    }
+}
