@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use rand_core::{TryCryptoRng, TryRng};
 use zeroize::Zeroizing;
 
+use crate::fault::Fault;
+
 /// The only mode that a secret's file may have.
 const MODE: u32 = 0o600;
 
@@ -240,3 +242,13 @@ impl TryRng for SystemRandom {
 }
 
 impl TryCryptoRng for SystemRandom {}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        let fault = Fault::new(error.code(), error.to_string());
+        match error.fix() {
+            Some(fix) => fault.fix(fix),
+            None => fault,
+        }
+    }
+}

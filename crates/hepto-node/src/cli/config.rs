@@ -1,9 +1,13 @@
 //! `hepto-node config check|show|default`.
 
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use crate::config::{self, Config, Report, Shown};
+use crate::fault::Exit;
 
 /// What can be done with a configuration.
 #[derive(Debug, Subcommand)]
@@ -26,6 +30,61 @@ pub enum ConfigCommand {
 }
 
 /// Does one of the commands above.
-pub fn run(_command: ConfigCommand) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Check { file } => check(&file),
+        ConfigCommand::Show { file, json } => show(&file, json),
+        ConfigCommand::Default => print(config::DEFAULT),
+    }
+}
+
+fn check(file: &Path) -> anyhow::Result<ExitCode> {
+    let Some((config, report)) = read(file) else {
+        return Ok(Exit::BadConfig.into());
+    };
+    let warnings = match report.diagnostics.len() {
+        0 => String::new(),
+        1 => ", with 1 warning".to_owned(),
+        number => format!(", with {number} warnings"),
+    };
+    print(&format!(
+        "{} is a good config of the node {}{warnings}\n",
+        file.display(),
+        config.node.name
+    ))
+}
+
+fn show(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let Some((config, _)) = read(file) else {
+        return Ok(Exit::BadConfig.into());
+    };
+    let shown = Shown::new(&config);
+    if json {
+        print(&(serde_json::to_string_pretty(&shown)? + "\n"))
+    } else {
+        print(&shown.to_toml()?)
+    }
+}
+
+/// The configuration, after its warnings; or its errors, on standard error.
+fn read(file: &Path) -> Option<(Config, Report)> {
+    let (config, report) = match config::read(file) {
+        Ok((config, report)) => (Some(config), report),
+        Err(report) => (None, report),
+    };
+    if !report.diagnostics.is_empty() {
+        let styled = io::stderr().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        eprintln!("{}\n", report.render(styled));
+        eprintln!("{report}");
+    }
+    config.map(|config| (config, report))
+}
+
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads no further, as `head` does, has what he wanted.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        result => Ok(result.map(|()| ExitCode::SUCCESS)?),
+    }
 }

@@ -1,9 +1,14 @@
 //! `hepto-node keys generate`.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
+use hepto_mesh::key::{ClusterKey, OverlayKey};
+
+use crate::fault::Fault;
+use crate::secret::{self, SystemRandom};
 
 /// What can be done with keys.
 #[derive(Debug, Subcommand)]
@@ -28,6 +33,19 @@ pub enum KeyKind {
 }
 
 /// Does one of the commands above.
-pub fn run(_command: KeysCommand) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
+    let KeysCommand::Generate { kind, out } = command;
+    let key = match kind {
+        KeyKind::Overlay => OverlayKey::generate(&mut SystemRandom),
+        KeyKind::Cluster => ClusterKey::generate(&mut SystemRandom),
+    };
+    match out {
+        Some(path) => secret::write_new(&path, &key).map_err(Fault::from)?,
+        None => {
+            let mut output = io::stdout().lock();
+            output.write_all(key.as_bytes())?;
+            output.write_all(b"\n")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

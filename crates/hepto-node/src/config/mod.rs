@@ -3,7 +3,11 @@
 //! `file` is what is written, `read` finds what is wrong with its form, `check` what is wrong with its
 //! meaning, `diagnostic` shows both. Nothing outside this module sees a value that was not checked.
 
+mod check;
 mod diagnostic;
+mod file;
+mod read;
+mod show;
 
 use std::fs;
 use std::io;
@@ -17,6 +21,7 @@ use hepto_mesh::name::{ClusterName, NodeName};
 use ipnet::IpNet;
 
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
+pub use show::Shown;
 
 /// What `config default` prints: every key with its meaning. Placeholders apart, it is a valid file.
 pub const DEFAULT: &str = include_str!("default.toml");
@@ -142,7 +147,30 @@ pub struct Cluster {
     /// The services' prefixes: IPv4, then IPv6.
     pub service_cidrs: Vec<IpNet>,
     /// The files that hold keys: to be hidden from workloads with their folders.
-    pub key_files: Vec<PathBuf>,
+    pub key_files: KeyFiles,
+}
+
+/// The files that hold keys, as the config names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFiles {
+    /// The overlay key's.
+    pub overlay: PathBuf,
+    /// The cluster key's.
+    pub cluster: Option<PathBuf>,
+    /// The agents' key's.
+    pub agent: Option<PathBuf>,
+}
+
+impl KeyFiles {
+    /// All of them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        let all = [
+            Some(&self.overlay),
+            self.cluster.as_ref(),
+            self.agent.as_ref(),
+        ];
+        all.into_iter().flatten().map(PathBuf::as_path)
+    }
 }
 
 /// Where another node can always be found.
@@ -249,8 +277,7 @@ pub fn read(path: &Path) -> Result<(Config, Report), Report> {
         let what = format!("cannot list this machine's addresses: {error}");
         alone(Diagnostic::error("E-NET-ADDR-HOST", what))
     })?;
-    let _ = (text, host);
-    Err(alone(Diagnostic::error("E-CONFIG", "the checks follow")))
+    check::check(path, &text, &host)
 }
 
 /// No config file is longer; what is, is not a config file.

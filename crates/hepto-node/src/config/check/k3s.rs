@@ -1,0 +1,160 @@
+//! `[k3s]`: the binary, its arguments, the drain.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::Access;
+
+use super::{Checking, Diagnostic};
+use crate::config::file::{K3sSection, Text};
+use crate::secret::quote;
+
+/// How long a stop waits for workloads to move away.
+pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
+
+/// The unit gives a stop 180 s in all, and k3s needs its share.
+const LONGEST_DRAIN: Duration = Duration::from_secs(120);
+
+/// Arguments whose value is a secret: it would stand in this file, and in the process list for everyone to read.
+const SECRET_ARGUMENTS: &[&str] = &[
+    "--token",
+    "-t",
+    "--agent-token",
+    "--cluster-secret",
+    "--datastore-endpoint",
+    "--etcd-s3-access-key",
+    "--etcd-s3-secret-key",
+    "--vpn-auth",
+];
+
+/// `[k3s]` before the cluster's secret joins it.
+pub(super) struct Program {
+    pub(super) binary: PathBuf,
+    pub(super) args: Vec<String>,
+    pub(super) drain: Duration,
+}
+
+/// `Some(None)` where k3s is off.
+pub(super) fn k3s(file: &K3sSection, checking: &mut Checking<'_>) -> Option<Option<Program>> {
+    let args = arguments(file.args.as_ref(), checking);
+    let drain = match &file.drain {
+        Some(text) => drain(text, checking),
+        None => Some(DEFAULT_DRAIN),
+    };
+    if !is_enabled(file) {
+        return Some(None);
+    }
+    let binary = checking.required("k3s", "binary", file.binary.as_ref());
+    let binary = binary.and_then(|text| binary_file(text, checking));
+    Some(Some(Program {
+        binary: binary?,
+        args,
+        drain: drain?,
+    }))
+}
+
+pub(super) fn is_enabled(file: &K3sSection) -> bool {
+    file.enabled
+        .as_ref()
+        .is_none_or(|enabled| *enabled.get_ref())
+}
+
+fn binary_file(text: &Text, checking: &mut Checking<'_>) -> Option<PathBuf> {
+    let path = checking.path(text, "binary")?;
+    match refuse_binary(&path) {
+        None => Some(path),
+        Some(found) => {
+            checking.report(found.at(text.span()));
+            None
+        }
+    }
+}
+
+fn refuse_binary(path: &Path) -> Option<Diagnostic> {
+    let shown = path.display();
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let found = Diagnostic::error(
+                "E-K3S-ABSENT",
+                format!("the k3s binary {shown} does not exist"),
+            );
+            Some(found.fix("put k3s there, or set `enabled = false` for a node of the mesh alone"))
+        }
+        Err(error) => {
+            let found = Diagnostic::error(
+                "E-K3S-ACCESS",
+                format!("cannot look at the k3s binary {shown}: {error}"),
+            );
+            Some(found.fix("correct the path, or run hepto-node as root"))
+        }
+        Ok(metadata) if !metadata.is_file() => {
+            let found = Diagnostic::error(
+                "E-K3S-KIND",
+                format!("the k3s binary {shown} is not a file"),
+            );
+            Some(found.fix("name the program itself, as in `binary = \"/usr/local/bin/k3s\"`"))
+        }
+        Ok(_) => rustix::fs::access(path, Access::EXEC_OK).err().map(|_| {
+            let found = Diagnostic::error(
+                "E-K3S-EXECUTABLE",
+                format!("the k3s binary {shown} is not executable"),
+            );
+            found.fix(format!("chmod 755 {}", quote(path)))
+        }),
+    }
+}
+
+fn arguments(texts: Option<&Vec<Text>>, checking: &mut Checking<'_>) -> Vec<String> {
+    let mut after_secret = false;
+    for text in texts.into_iter().flatten() {
+        if after_secret {
+            checking.secrets.push(text.span());
+        }
+        let (name, value) = text
+            .get_ref()
+            .split_once('=')
+            .unwrap_or((text.get_ref(), ""));
+        after_secret = SECRET_ARGUMENTS.contains(&name);
+        if after_secret {
+            if !value.is_empty() {
+                checking.secrets.push(text.span());
+                after_secret = false;
+            }
+            let what = format!(
+                "the k3s argument `{name}` would show a secret to everyone on this machine"
+            );
+            let found = Diagnostic::error("E-K3S-ARG-SECRET", what).at(text.span());
+            checking.report(
+                found.fix("remove it: tokens come from `cluster_key_file` or `agent_key_file`"),
+            );
+        }
+    }
+    texts
+        .into_iter()
+        .flatten()
+        .map(|text| text.get_ref().clone())
+        .collect()
+}
+
+fn drain(text: &Text, checking: &mut Checking<'_>) -> Option<Duration> {
+    let written = text.get_ref();
+    let units = [("s", 1), ("m", 60)];
+    let parsed = units.iter().find_map(|(unit, seconds)| {
+        let number: u64 = written.strip_suffix(unit)?.parse().ok()?;
+        Some(Duration::from_secs(number.checked_mul(*seconds)?))
+    });
+    let found = match parsed {
+        Some(drain) if drain <= LONGEST_DRAIN => return Some(drain),
+        Some(_) => Diagnostic::error(
+            "E-K3S-DRAIN",
+            format!("a drain of {written} is longer than a stop may take"),
+        )
+        .fix("use at most \"120s\""),
+        None => Diagnostic::error("E-K3S-DRAIN", format!("\"{written}\" is not a time"))
+            .fix("write \"60s\" or \"2m\""),
+    };
+    checking.report(found.at(text.span()));
+    None
+}

@@ -1,0 +1,370 @@
+//! `[mesh]` and the cluster's prefixes: ports, endpoints, and that no two networks overlap.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use hepto_mesh::address::{PrefixError, Prefixes};
+use ipnet::{IpNet, Ipv4Net};
+use toml::Spanned;
+
+use super::cluster::{DEFAULT_PORT, Identity};
+use super::network::is_reachable;
+use super::{Checking, Diagnostic, from_sentence, refuse_inner};
+use crate::config::file::{ClusterSection, MeshSection, NetworkSection, Text};
+use crate::config::{GOSSIP_PORT, Mesh};
+
+/// The overlay's IPv4 prefix where none is given.
+const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 44, 0, 0), 16);
+
+/// k3s's own defaults for IPv4.
+const DEFAULT_PODS_IPV4: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 42, 0, 0), 16);
+const DEFAULT_SERVICES_IPV4: Ipv4Net =
+    Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 43, 0, 0), 16);
+
+/// Kubernetes's NodePorts.
+const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
+
+/// The cluster's networks.
+pub(super) struct Plan {
+    pub(super) prefixes: Prefixes,
+    pub(super) pods: Vec<IpNet>,
+    pub(super) services: Vec<IpNet>,
+    /// Every network with its noun, its key, and its place where it is written.
+    networks: Vec<(IpNet, &'static str, &'static str, Option<Range<usize>>)>,
+}
+
+/// What Kubernetes takes for a prefix, by family: the shortest and the longest length.
+struct Lengths {
+    ipv4: (u8, u8),
+    ipv6: (u8, u8),
+}
+
+/// The controller manager hands each node a /24 and a /64 and allows 16 bits between them and the whole.
+const POD_LENGTHS: Lengths = Lengths {
+    ipv4: (8, 23),
+    ipv6: (48, 63),
+};
+
+/// The API server allows at most 20 bits of services.
+const SERVICE_LENGTHS: Lengths = Lengths {
+    ipv4: (12, 28),
+    ipv6: (108, 124),
+};
+
+pub(super) fn plan(
+    cluster: &ClusterSection,
+    mesh: &MeshSection,
+    identity: Option<&Identity>,
+    checking: &mut Checking<'_>,
+) -> Option<Plan> {
+    let ula = cluster
+        .ula
+        .as_ref()
+        .map(|text| (checking.prefix(text), text));
+    let ipv4 = mesh.ipv4.as_ref().map(|text| (checking.prefix(text), text));
+    let pods = pair(
+        cluster.pod_cidrs.as_ref(),
+        "pod_cidrs",
+        &POD_LENGTHS,
+        checking,
+    );
+    let services = pair(
+        cluster.service_cidrs.as_ref(),
+        "service_cidrs",
+        &SERVICE_LENGTHS,
+        checking,
+    );
+    let (ula, ula_text) = match ula {
+        Some((Some(IpNet::V6(net)), text)) => (Some(net), Some(text)),
+        Some((net, text)) => {
+            return wrong_family(net, text, "ula", "fd12:3456:789a::/48", checking);
+        }
+        None => (None, None),
+    };
+    let (ipv4, ipv4_text) = match ipv4 {
+        Some((Some(IpNet::V4(net)), text)) => (net, Some(text)),
+        Some((net, text)) => return wrong_family(net, text, "ipv4", "10.44.0.0/16", checking),
+        None => (DEFAULT_IPV4, None),
+    };
+    let prefixes = match Prefixes::new(&identity?.name, ula, ipv4) {
+        Ok(prefixes) => prefixes,
+        Err(error) => {
+            let text = if matches!(error, PrefixError::Ula(_)) {
+                ula_text
+            } else {
+                ipv4_text
+            };
+            let span = text.map_or_else(|| checking.section("cluster"), |text| text.span());
+            checking.report(from_sentence(error.code(), &error.to_string()).at(span));
+            return None;
+        }
+    };
+    let span = |text: Option<&Text>| text.map(Spanned::span);
+    let pods = pods?.or_default(DEFAULT_PODS_IPV4, prefixes.pods_v6(), span(ula_text));
+    let services = services?.or_default(
+        DEFAULT_SERVICES_IPV4,
+        prefixes.services_v6(),
+        span(ula_text),
+    );
+    let mut networks = vec![
+        (
+            IpNet::V6(prefixes.overlay_net_v6()),
+            "overlay",
+            "cluster.ula",
+            span(ula_text),
+        ),
+        (IpNet::V4(ipv4), "overlay", "mesh.ipv4", span(ipv4_text)),
+    ];
+    networks.extend(
+        pods.iter()
+            .map(|(net, span)| (*net, "pods", "cluster.pod_cidrs", span.clone())),
+    );
+    networks.extend(
+        services
+            .iter()
+            .map(|(net, span)| (*net, "services", "cluster.service_cidrs", span.clone())),
+    );
+    let nets = |pair: &[(IpNet, _)]| pair.iter().map(|(net, _)| *net).collect::<Vec<IpNet>>();
+    let (pods, services) = (nets(&pods), nets(&services));
+    let prefixes = prefixes.with_inner(pods.iter().chain(&services).copied());
+    Some(Plan {
+        prefixes,
+        pods,
+        services,
+        networks,
+    })
+}
+
+fn wrong_family(
+    net: Option<IpNet>,
+    text: &Text,
+    key: &str,
+    example: &str,
+    checking: &mut Checking<'_>,
+) -> Option<Plan> {
+    if let Some(net) = net {
+        let found = Diagnostic::error(
+            "E-NET-PREFIX",
+            format!("`{key}` cannot be {net}: it is of the other family"),
+        );
+        checking.report(
+            found
+                .at(text.span())
+                .fix(format!("write `{key} = \"{example}\"`")),
+        );
+    }
+    None
+}
+
+/// A prefix of each family with its place; nothing where the default holds.
+struct Pair(Option<[(IpNet, Option<Range<usize>>); 2]>);
+
+impl Pair {
+    fn or_default(
+        self,
+        ipv4: Ipv4Net,
+        ipv6: ipnet::Ipv6Net,
+        ula: Option<Range<usize>>,
+    ) -> [(IpNet, Option<Range<usize>>); 2] {
+        self.0
+            .unwrap_or([(IpNet::V4(ipv4), None), (IpNet::V6(ipv6), ula)])
+    }
+}
+
+/// Exactly one prefix of each family, IPv4 first in the result.
+fn pair(
+    texts: Option<&Vec<Text>>,
+    key: &str,
+    lengths: &Lengths,
+    checking: &mut Checking<'_>,
+) -> Option<Pair> {
+    let path = format!("cluster.{key}");
+    let Some(texts) = texts else {
+        return (!checking.pruned.contains(&path)).then_some(Pair(None));
+    };
+    let mut good = Vec::new();
+    for text in texts {
+        let net = checking.prefix(text)?;
+        let (shortest, longest) = if net.addr().is_ipv6() {
+            lengths.ipv6
+        } else {
+            lengths.ipv4
+        };
+        if !(shortest..=longest).contains(&net.prefix_len()) {
+            let what = format!("{net} has a length that Kubernetes does not take for `{key}`");
+            let found = Diagnostic::error("E-K3S-CIDR", what).at(text.span());
+            checking.report(found.fix(format!("use a length from /{shortest} to /{longest}")));
+            return None;
+        }
+        good.push((net, Some(text.span())));
+    }
+    good.sort_by_key(|(net, _)| net.addr().is_ipv6());
+    match <[_; 2]>::try_from(good) {
+        Ok(pair) if pair[0].0.addr().is_ipv4() && pair[1].0.addr().is_ipv6() => {
+            Some(Pair(Some(pair)))
+        }
+        _ => {
+            let span = texts
+                .first()
+                .map_or_else(|| checking.section("cluster"), Spanned::span);
+            let found = Diagnostic::error(
+                "E-K3S-CIDR",
+                format!("`{key}` needs one IPv4 and one IPv6 prefix"),
+            )
+            .at(span);
+            checking.report(match super::example(&path) {
+                Some(example) => found.fix(format!("write it as `{example}`")),
+                None => found,
+            });
+            None
+        }
+    }
+}
+
+impl Plan {
+    /// Refuses networks that overlap, among themselves and with the home's.
+    pub(super) fn disjoint(&self, network: &NetworkSection, checking: &mut Checking<'_>) {
+        for (index, (net, noun, key, span)) in self.networks.iter().enumerate() {
+            for (other, other_noun, _, other_span) in &self.networks[..index] {
+                if overlap(net, other) {
+                    let what = format!(
+                        "the network of the {noun}, {net}, overlaps that of the {other_noun}, {other}"
+                    );
+                    report_overlap(what, key, span.clone(), other_span.clone(), checking);
+                }
+            }
+            for text in network.addresses.iter().flatten() {
+                let Ok(home) = text.get_ref().parse::<IpNet>() else {
+                    continue;
+                };
+                if home.prefix_len() > 0 && overlap(net, &home) {
+                    let what = format!(
+                        "the network of the {noun}, {net}, overlaps this home's, {}",
+                        home.trunc()
+                    );
+                    report_overlap(what, key, Some(text.span()), span.clone(), checking);
+                }
+            }
+        }
+    }
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(&other.trunc()) || other.contains(&one.trunc())
+}
+
+fn report_overlap(
+    what: String,
+    key: &str,
+    place: Option<Range<usize>>,
+    other: Option<Range<usize>>,
+    checking: &mut Checking<'_>,
+) {
+    let (place, related) = match (place, other) {
+        (Some(place), other) => (place, other),
+        (None, Some(other)) => (other, None),
+        (None, None) => (checking.section("cluster"), None),
+    };
+    let mut found = Diagnostic::error("E-NET-OVERLAP", what).at(place.clone());
+    if let Some(other) = related.filter(|other| *other != place) {
+        found = found.beside(other, "the other one");
+    }
+    let (section, key) = key.split_once('.').unwrap_or_default();
+    checking.report(found.fix(format!(
+        "give all nodes another private range: `{key}` in [{section}]"
+    )));
+}
+
+pub(super) fn mesh(file: &MeshSection, checking: &mut Checking<'_>) -> Option<Mesh> {
+    let port = match &file.port {
+        Some(value) => port(value, checking),
+        None => Some(DEFAULT_PORT),
+    };
+    let mut endpoints = Vec::new();
+    for text in file.endpoints.iter().flatten() {
+        match endpoint(text.get_ref()) {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(found) => checking.report(found.at(text.span())),
+        }
+    }
+    endpoints.sort_unstable();
+    endpoints.dedup();
+    Some(Mesh {
+        port: port?,
+        endpoints,
+    })
+}
+
+fn port(value: &Spanned<i64>, checking: &mut Checking<'_>) -> Option<u16> {
+    let written = *value.get_ref();
+    let found = match u16::try_from(written) {
+        Ok(0) | Err(_) => Diagnostic::error("E-MESH-PORT", format!("{written} is not a port"))
+            .fix("use a number from 1 to 65535"),
+        Ok(GOSSIP_PORT) => Diagnostic::error(
+            "E-MESH-PORT",
+            format!("port {GOSSIP_PORT} is taken inside the node, by gossip"),
+        )
+        .fix("use another one, such as 51820"),
+        Ok(port) => {
+            if NODE_PORTS.contains(&port) {
+                let what = format!(
+                    "port {port} is one that Kubernetes may give to a service of type NodePort"
+                );
+                let found = Diagnostic::warning("W-MESH-PORT", what).at(value.span());
+                checking.report(found.fix("use one outside 30000 to 32767, such as 51820"));
+            }
+            return Some(port);
+        }
+    };
+    checking.report(found.at(value.span()));
+    None
+}
+
+fn endpoint(written: &str) -> Result<SocketAddr, Diagnostic> {
+    if let Ok(address) = written.parse::<IpAddr>() {
+        let example = SocketAddr::new(address, DEFAULT_PORT);
+        let found = Diagnostic::error(
+            "E-MESH-ENDPOINT",
+            format!("the endpoint {address} lacks the forwarded port"),
+        );
+        return Err(found.fix(format!(
+            "write it with the port that the router forwards, as in \"{example}\""
+        )));
+    }
+    match written.parse::<SocketAddr>() {
+        Ok(endpoint) if endpoint.port() != 0 && is_reachable(endpoint.ip()) => Ok(endpoint),
+        Ok(_) => {
+            let found = Diagnostic::error(
+                "E-MESH-ENDPOINT",
+                format!("the endpoint {written} cannot be reached from another machine"),
+            );
+            Err(found.fix(
+                "write the router's public address and the port that it forwards, or remove it",
+            ))
+        }
+        Err(_) => {
+            let found = Diagnostic::error(
+                "E-MESH-ENDPOINT",
+                format!("\"{written}\" is not an address with a port"),
+            );
+            Err(found.fix("write it as in \"203.0.113.7:51821\" or \"[2001:db8:1::7]:51821\""))
+        }
+    }
+}
+
+/// Refuses endpoints inside the overlay.
+pub(super) fn outside_overlay(
+    file: &MeshSection,
+    prefixes: &Prefixes,
+    checking: &mut Checking<'_>,
+) {
+    let address =
+        |text: &Text| Some((text.get_ref().parse::<SocketAddr>().ok()?.ip(), text.span()));
+    let found: Vec<(IpAddr, Range<usize>)> = file
+        .endpoints
+        .iter()
+        .flatten()
+        .filter_map(address)
+        .collect();
+    refuse_inner(checking, prefixes, &found, "an endpoint");
+}

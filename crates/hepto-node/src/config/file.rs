@@ -1,0 +1,161 @@
+//! The config file as it is written: every key optional, every value with its place in the text.
+//!
+//! What a value must be beyond its TOML type is decided in `check`, so that all errors come at once.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use toml::Spanned;
+
+/// A value and where it stands.
+pub type Text = Spanned<String>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// `[node]`.
+    #[serde(default)]
+    pub node: NodeSection,
+    /// `[network]`.
+    #[serde(default)]
+    pub network: NetworkSection,
+    /// `[cluster]`.
+    #[serde(default)]
+    pub cluster: ClusterSection,
+    /// `[mesh]`.
+    #[serde(default)]
+    pub mesh: MeshSection,
+    /// `[k3s]`.
+    #[serde(default)]
+    pub k3s: K3sSection,
+}
+
+/// `[node]`: who this is, and where its data lies.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSection {
+    /// The overlay's and Kubernetes' name.
+    pub name: Option<Text>,
+    /// The directory that holds `<storage>/<name>`.
+    pub storage: Option<Text>,
+    /// Directories offered to workloads.
+    pub data: Option<Vec<Text>>,
+}
+
+/// `[network]`: how the node stands in its home's network.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSection {
+    /// The host's interface.
+    pub interface: Option<Text>,
+    /// `ipvlan` or `macvlan`.
+    pub mode: Option<Text>,
+    /// Addresses with their prefixes.
+    pub addresses: Option<Vec<Text>>,
+    /// Default gateways.
+    pub gateways: Option<Vec<Spanned<GatewayValue>>>,
+    /// Resolvers.
+    pub dns: Option<Vec<Text>>,
+    /// The smallest path MTU between two nodes, bytes.
+    pub mtu: Option<Spanned<i64>>,
+    /// Ports open to the home's network.
+    pub open: Option<Vec<Text>>,
+    /// `on` or `none`.
+    pub firewall: Option<Text>,
+}
+
+/// `[cluster]`: what all nodes have in common.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterSection {
+    /// The cluster's name.
+    pub name: Option<Text>,
+    /// The node that runs the k3s server.
+    pub master: Option<Text>,
+    /// Nodes with stable addresses.
+    pub anchors: Option<Vec<Text>>,
+    /// The file with the overlay key.
+    pub overlay_key_file: Option<Text>,
+    /// The file with the cluster key.
+    pub cluster_key_file: Option<Text>,
+    /// The file with the agents' key.
+    pub agent_key_file: Option<Text>,
+    /// The cluster's ULA /48.
+    pub ula: Option<Text>,
+    /// The pods' prefixes.
+    pub pod_cidrs: Option<Vec<Text>>,
+    /// The services' prefixes.
+    pub service_cidrs: Option<Vec<Text>>,
+}
+
+/// `[mesh]`: the overlay network.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeshSection {
+    /// The one public UDP port.
+    pub port: Option<Spanned<i64>>,
+    /// The overlay's IPv4 prefix.
+    pub ipv4: Option<Text>,
+    /// Addresses under which the others reach this node through port forwards.
+    pub endpoints: Option<Vec<Text>>,
+}
+
+/// `[k3s]`: what runs in the node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct K3sSection {
+    /// `false`: mesh only.
+    pub enabled: Option<Spanned<bool>>,
+    /// The k3s binary.
+    pub binary: Option<Text>,
+    /// More arguments for k3s.
+    pub args: Option<Vec<Text>>,
+    /// The longest time to drain the node at a stop.
+    pub drain: Option<Text>,
+}
+
+/// One of `network.gateways`: an address, or `{ via = "…", onlink = true }`.
+#[derive(Debug)]
+pub struct GatewayValue {
+    /// The address.
+    pub via: String,
+    /// Whether it is reached directly though no prefix says so.
+    pub onlink: bool,
+}
+
+impl<'de> Deserialize<'de> for GatewayValue {
+    // `untagged` would lose both the place and the reason of an error.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = GatewayValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or { via = \"ADDRESS\", onlink = true }")
+            }
+
+            fn visit_str<E: de::Error>(self, via: &str) -> Result<Self::Value, E> {
+                Ok(GatewayValue {
+                    via: via.to_owned(),
+                    onlink: false,
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let (mut via, mut onlink) = (None, false);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "via" => via = Some(map.next_value()?),
+                        "onlink" => onlink = map.next_value()?,
+                        _ => return Err(de::Error::invalid_type(de::Unexpected::Map, &self)),
+                    }
+                }
+                let via = via.ok_or_else(|| de::Error::invalid_type(de::Unexpected::Map, &self))?;
+                Ok(GatewayValue { via, onlink })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}

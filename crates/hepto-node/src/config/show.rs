@@ -1,0 +1,222 @@
+//! The configuration as it is understood: defaults filled in, secrets named by their files alone.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Anchor, Config, FirewallMode, Gateway, Mode, OpenPort, Protocol};
+
+/// What `config show` prints. The sections are a config file that means the same.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// The sections as they would be written.
+    #[serde(flatten)]
+    sections: Sections,
+    /// What follows from them.
+    derived: Derived,
+}
+
+#[derive(Debug, Serialize)]
+struct Sections {
+    node: Node,
+    network: Network,
+    cluster: Cluster,
+    mesh: Mesh,
+    k3s: K3s,
+}
+
+#[derive(Debug, Serialize)]
+struct Node {
+    name: String,
+    storage: PathBuf,
+    data: Vec<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Network {
+    interface: String,
+    mode: &'static str,
+    addresses: Vec<String>,
+    gateways: Vec<GatewayShown>,
+    dns: Vec<IpAddr>,
+    mtu: u16,
+    open: Vec<String>,
+    firewall: &'static str,
+}
+
+/// As short as it may be written.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum GatewayShown {
+    Plain(IpAddr),
+    Onlink { via: IpAddr, onlink: bool },
+}
+
+#[derive(Debug, Serialize)]
+struct Cluster {
+    name: String,
+    master: String,
+    anchors: Vec<String>,
+    overlay_key_file: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent_key_file: Option<PathBuf>,
+    ula: String,
+    pod_cidrs: Vec<String>,
+    service_cidrs: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Mesh {
+    port: u16,
+    ipv4: String,
+    endpoints: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Serialize)]
+struct K3s {
+    enabled: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    binary: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    args: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<String>,
+}
+
+/// What follows from the file, for the reader.
+#[derive(Debug, Serialize)]
+struct Derived {
+    /// `master`, `agent`, or `mesh` without k3s.
+    role: &'static str,
+    /// The MTU of `hepto0`, bytes.
+    tunnel_mtu: u16,
+    /// The node's addresses in the overlay, unless another node has its IPv4 one already.
+    overlay_addresses: [IpAddr; 2],
+    namespace: String,
+    directory: PathBuf,
+    run_directory: PathBuf,
+}
+
+impl Shown {
+    /// What a checked configuration says.
+    pub fn new(config: &Config) -> Shown {
+        let (name, prefixes) = (&config.node.name, &config.cluster.prefixes);
+        Shown {
+            sections: Sections {
+                node: Node {
+                    name: name.to_string(),
+                    storage: config.node.storage.clone(),
+                    data: config.node.data.clone(),
+                },
+                network: network(&config.network),
+                cluster: cluster(&config.cluster),
+                mesh: Mesh {
+                    port: config.mesh.port,
+                    ipv4: prefixes.overlay_net_v4().to_string(),
+                    endpoints: config.mesh.endpoints.clone(),
+                },
+                k3s: k3s(config.k3s.as_ref()),
+            },
+            derived: Derived {
+                role: match (&config.k3s, config.is_master()) {
+                    (None, _) => "mesh",
+                    (Some(_), true) => "master",
+                    (Some(_), false) => "agent",
+                },
+                tunnel_mtu: config.tunnel_mtu(),
+                overlay_addresses: [
+                    prefixes.overlay_v6(name, 0).into(),
+                    prefixes.overlay_v4(name, 0).into(),
+                ],
+                namespace: config.namespace(),
+                directory: config.node_directory(),
+                run_directory: config.run_directory(),
+            },
+        }
+    }
+
+    /// A config file that means the same; what follows from it stands in comments.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        let mut text = toml::to_string(&self.sections)?;
+        text.push_str("\n# What follows from it:\n");
+        for line in toml::to_string(&self.derived)?.lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        Ok(text)
+    }
+}
+
+fn network(network: &super::Network) -> Network {
+    Network {
+        interface: network.interface.clone(),
+        mode: match network.mode {
+            Mode::Ipvlan => "ipvlan",
+            Mode::Macvlan => "macvlan",
+        },
+        addresses: network.addresses.iter().map(ToString::to_string).collect(),
+        gateways: network.gateways.iter().map(gateway).collect(),
+        dns: network.dns.clone(),
+        mtu: network.mtu,
+        open: network.open.iter().map(ToString::to_string).collect(),
+        firewall: match network.firewall {
+            FirewallMode::On => "on",
+            FirewallMode::None => "none",
+        },
+    }
+}
+
+fn gateway(gateway: &Gateway) -> GatewayShown {
+    match *gateway {
+        Gateway { via, onlink: false } => GatewayShown::Plain(via),
+        Gateway { via, onlink } => GatewayShown::Onlink { via, onlink },
+    }
+}
+
+fn cluster(cluster: &super::Cluster) -> Cluster {
+    Cluster {
+        name: cluster.name.to_string(),
+        master: cluster.master.to_string(),
+        anchors: cluster.anchors.iter().map(ToString::to_string).collect(),
+        overlay_key_file: cluster.key_files.overlay.clone(),
+        cluster_key_file: cluster.key_files.cluster.clone(),
+        agent_key_file: cluster.key_files.agent.clone(),
+        ula: cluster.prefixes.ula().to_string(),
+        pod_cidrs: cluster.pod_cidrs.iter().map(ToString::to_string).collect(),
+        service_cidrs: cluster
+            .service_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    }
+}
+
+fn k3s(k3s: Option<&super::K3s>) -> K3s {
+    K3s {
+        enabled: k3s.is_some(),
+        binary: k3s.map(|k3s| k3s.binary.clone()),
+        args: k3s.map(|k3s| k3s.args.clone()).unwrap_or_default(),
+        drain: k3s.map(|k3s| format!("{}s", k3s.drain.as_secs())),
+    }
+}
+
+impl std::fmt::Display for OpenPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(f, "{protocol}/{}", self.port)
+    }
+}
+
+impl std::fmt::Display for Anchor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(address) => write!(f, "[{address}]:{}", self.port),
+            Err(_) => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
