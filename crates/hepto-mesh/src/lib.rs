@@ -9,6 +9,10 @@
 pub mod address;
 pub mod gossip;
 pub mod guard;
+pub mod core;
 pub mod identity;
 pub mod key;
 pub mod name;
+pub mod record;
+pub mod statement;
+mod wire;

@@ -1,0 +1,521 @@
+//! Who is known: one record a name, its identity pinned at first use.
+//!
+//! Acceptance is per record: a bad one never harms the others. Records never expire and none is ever evicted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blake2::{Blake2s256, Digest};
+
+use super::limit::Bucket;
+use super::saved::SavedMember;
+use crate::name::{ClusterName, NodeName};
+use crate::record::{Record, RecordError, Sequence, Unverified};
+use crate::statement::{Statement, StatementKind};
+
+#[cfg(test)]
+mod tests;
+
+/// Most names, our own included.
+pub const NAMES_MAX: usize = 256;
+/// Most statements: an acceptance and a revocation a name, lock and rotation.
+pub const STATEMENTS_MAX: usize = 2 * NAMES_MAX + 2;
+/// New names that are let in at once.
+const NEW_BURST: u32 = 128;
+/// Then one in this time.
+const NEW_INTERVAL: Duration = Duration::from_secs(10);
+/// Members that make a stranger a member by knowing it too.
+const VOUCHERS: usize = 2;
+
+/// Why a record was not taken in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It cannot be read or does not hold.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Another identity than the pinned one.
+    #[error("{name} is pinned to another identity")]
+    Identity {
+        /// The name.
+        name: NodeName,
+        /// The pinned ed25519 key.
+        pinned: [u8; 32],
+        /// The one presented.
+        presented: [u8; 32],
+    },
+    /// Our own name, by another identity.
+    #[error("it uses the name of this node")]
+    NameTaken {
+        /// The identity presented.
+        presented: [u8; 32],
+    },
+    /// Its WireGuard key is another node's.
+    #[error("{name} has the WireGuard key of {holder}")]
+    TunnelKey {
+        /// The name refused.
+        name: NodeName,
+        /// The name that has the key.
+        holder: NodeName,
+    },
+    /// Too many names.
+    #[error("{name} is refused: {NAMES_MAX} names are known already")]
+    Full {
+        /// The name refused.
+        name: NodeName,
+    },
+    /// Too many new names of late.
+    #[error("{name} has to wait: too many new names at once")]
+    Limited {
+        /// The name refused for now.
+        name: NodeName,
+    },
+    /// It comes from an address that its name does not have.
+    #[error("{name} does not have the address that it speaks from")]
+    Address {
+        /// The name.
+        name: NodeName,
+    },
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// A name that was not known: provisional for now.
+    New,
+    /// Newer than what was held.
+    Newer,
+    /// Held already, or older.
+    Known,
+    /// Our own, from a future that our storage has forgotten.
+    OwnAhead(Sequence),
+}
+
+/// One known node.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub record: Record,
+    /// Of its name, in digests.
+    hash: u64,
+    /// Members that know it too, while it is provisional.
+    vouchers: Vec<NodeName>,
+    confirmed: bool,
+    /// Last sign of life in this run.
+    pub heard: Option<Instant>,
+    idle: Duration,
+    idle_from: Instant,
+}
+
+impl Entry {
+    /// Met, or vouched for: it is on disk, in the hosts file and in what we relay.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// Our time without contact.
+    pub fn idle(&self, now: Instant) -> Duration {
+        self.idle + now.saturating_duration_since(self.idle_from)
+    }
+}
+
+/// What a digest says of one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Item {
+    /// First 8 bytes of the BLAKE2s-256 of the object's key: the order of digests.
+    pub hash: u64,
+    /// 0 for a record, else the kind of the statement.
+    pub kind: u8,
+    /// Newer wins.
+    pub sequence: u64,
+}
+
+/// Kind of a record in digests.
+pub(crate) const KIND_RECORD: u8 = 0;
+
+/// Hash of a name in digests.
+pub(crate) fn name_hash(name: Option<&NodeName>) -> u64 {
+    let hash = Blake2s256::digest(name.map_or("", |name| name.as_str()));
+    u64::from_be_bytes(*hash.first_chunk().expect("a hash of 32 bytes"))
+}
+
+/// All that is known.
+#[derive(Debug)]
+pub(super) struct Book {
+    cluster: ClusterName,
+    own: Record,
+    entries: BTreeMap<NodeName, Entry>,
+    statements: BTreeMap<(StatementKind, Option<NodeName>), Statement>,
+    newcomers: Bucket,
+    digest: Vec<Item>,
+    hash: [u8; 32],
+}
+
+impl Book {
+    pub fn new(
+        cluster: ClusterName,
+        own: Record,
+        members: Vec<SavedMember>,
+        statements: Vec<Statement>,
+        now: Instant,
+    ) -> Self {
+        let entry = |member: SavedMember| Entry {
+            hash: name_hash(Some(member.record.name())),
+            record: member.record,
+            vouchers: Vec::new(),
+            confirmed: true,
+            heard: None,
+            idle: member.idle,
+            idle_from: now,
+        };
+        let members = members
+            .into_iter()
+            .filter(|member| member.record.name() != own.name())
+            .take(NAMES_MAX - 1);
+        let entries = members
+            .map(|member| (member.record.name().clone(), entry(member)))
+            .collect();
+        let statements = statements
+            .into_iter()
+            .map(|statement| (key(&statement), statement))
+            .collect();
+        let newcomers = Bucket::new(NEW_BURST, NEW_INTERVAL, now);
+        let mut book = Self {
+            cluster,
+            own,
+            entries,
+            statements,
+            newcomers,
+            digest: Vec::new(),
+            hash: [0; 32],
+        };
+        book.refresh();
+        book
+    }
+
+    pub fn own(&self) -> &Record {
+        &self.own
+    }
+
+    pub fn set_own(&mut self, record: Record) {
+        debug_assert!(record.content().sequence >= self.own.content().sequence);
+        self.own = record;
+        self.refresh();
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    pub fn get(&self, name: &NodeName) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    pub fn by_key(&self, wireguard: &[u8; 32]) -> Option<&Entry> {
+        self.entries
+            .values()
+            .find(|entry| entry.record.content().wireguard == *wireguard)
+    }
+
+    pub fn statements(&self) -> impl Iterator<Item = &Statement> {
+        self.statements.values()
+    }
+
+    /// BLAKE2s-256 over the digest: two books with the same hash have nothing to tell each other.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    /// All that we vouch for, our own record included, in ascending order.
+    pub fn digest(&self) -> &[Item] {
+        &self.digest
+    }
+
+    /// The object behind a digest's item.
+    pub fn object(&self, kind: u8, hash: u64) -> Option<Object<'_>> {
+        if kind != KIND_RECORD {
+            let mut statements = self.statements.values();
+            return statements
+                .find(|held| held.kind as u8 == kind && name_hash(held.name.as_ref()) == hash)
+                .map(Object::Statement);
+        }
+        if name_hash(Some(self.own.name())) == hash {
+            return Some(Object::Record(&self.own));
+        }
+        let mut entries = self.entries.values().filter(|entry| entry.confirmed);
+        entries
+            .find(|entry| entry.hash == hash)
+            .map(|entry| Object::Record(&entry.record))
+    }
+
+    /// The sequence held of an item's object, provisional or not.
+    pub fn sequence(&self, kind: u8, hash: u64) -> Option<u64> {
+        if kind == KIND_RECORD {
+            if let Some(entry) = self.entries.values().find(|entry| entry.hash == hash) {
+                return Some(entry.record.content().sequence.into());
+            }
+        }
+        match self.object(kind, hash)? {
+            Object::Record(record) => Some(record.content().sequence.into()),
+            Object::Statement(statement) => Some(statement.sequence),
+        }
+    }
+
+    /// Judges a record and takes it in. It is verified before anything is changed or reported.
+    pub fn offer(&mut self, offered: Unverified<'_>, now: Instant) -> Result<Offered, Refusal> {
+        let content = offered.content();
+        let (name, sequence, presented) =
+            (content.name.clone(), content.sequence, content.identity);
+        let wireguard = content.wireguard;
+        if name == *self.own.name() {
+            return self.offer_own(offered);
+        }
+        let pinned = self
+            .entries
+            .get(&name)
+            .map(|entry| entry.record.content().identity);
+        if pinned == Some(presented) && self.entries[&name].record.content().sequence >= sequence {
+            return Ok(Offered::Known);
+        }
+        let record = offered.verify(&self.cluster)?;
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != presented) {
+            return Err(Refusal::Identity {
+                name,
+                pinned,
+                presented,
+            });
+        }
+        if let Some(holder) = self
+            .holder(&wireguard)
+            .filter(|holder| **holder != name)
+            .cloned()
+        {
+            return Err(Refusal::TunnelKey { name, holder });
+        }
+        if let Some(entry) = self.entries.get_mut(&name) {
+            entry.record = record;
+            self.refresh();
+            return Ok(Offered::Newer);
+        }
+        if self.entries.len() + 1 >= NAMES_MAX {
+            return Err(Refusal::Full { name });
+        }
+        if !self.newcomers.take(now) {
+            return Err(Refusal::Limited { name });
+        }
+        let entry = Entry {
+            record,
+            hash: name_hash(Some(&name)),
+            vouchers: Vec::new(),
+            confirmed: false,
+            heard: None,
+            idle: Duration::ZERO,
+            idle_from: now,
+        };
+        self.entries.insert(name, entry);
+        Ok(Offered::New)
+    }
+
+    fn offer_own(&self, offered: Unverified<'_>) -> Result<Offered, Refusal> {
+        let own = self.own.content();
+        let (sequence, presented) = (offered.content().sequence, offered.content().identity);
+        if presented == own.identity && sequence <= own.sequence {
+            return Ok(Offered::Known);
+        }
+        offered.verify(&self.cluster)?;
+        if presented != own.identity {
+            return Err(Refusal::NameTaken { presented });
+        }
+        Ok(Offered::OwnAhead(sequence))
+    }
+
+    fn holder(&self, wireguard: &[u8; 32]) -> Option<&NodeName> {
+        if self.own.content().wireguard == *wireguard {
+            return Some(self.own.name());
+        }
+        self.by_key(wireguard).map(|entry| entry.record.name())
+    }
+
+    /// Takes in a statement if `operator` signed it and it is newer than what is held.
+    pub fn offer_statement(&mut self, statement: Statement, operator: Option<[u8; 32]>) -> bool {
+        let key = key(&statement);
+        let held = self.statements.get(&key);
+        if operator != Some(statement.operator)
+            || held.is_none() && self.statements.len() >= STATEMENTS_MAX
+        {
+            return false;
+        }
+        if held.is_none_or(|held| held.sequence < statement.sequence) {
+            self.statements.insert(key, statement);
+            self.refresh();
+        }
+        true
+    }
+
+    /// A handshake with this node has completed. Says whether that made it a member.
+    pub fn met(&mut self, name: &NodeName) -> bool {
+        self.confirm(name, |_| true)
+    }
+
+    /// The member `voucher` knows the node too. Says whether that made it a member.
+    pub fn vouch(&mut self, name: &NodeName, voucher: &NodeName) -> bool {
+        if name == voucher
+            || !self
+                .entries
+                .get(voucher)
+                .is_some_and(|entry| entry.confirmed)
+        {
+            return false;
+        }
+        self.confirm(name, |entry| {
+            if !entry.vouchers.contains(voucher) {
+                entry.vouchers.push(voucher.clone());
+            }
+            entry.vouchers.len() >= VOUCHERS
+        })
+    }
+
+    fn confirm(&mut self, name: &NodeName, enough: impl FnOnce(&mut Entry) -> bool) -> bool {
+        let Some(entry) = self.entries.get_mut(name).filter(|entry| !entry.confirmed) else {
+            return false;
+        };
+        if !enough(entry) {
+            return false;
+        }
+        entry.confirmed = true;
+        entry.vouchers.clear();
+        self.refresh();
+        true
+    }
+
+    /// The provisional node behind a digest's item.
+    pub fn provisional(&self, hash: u64) -> Option<&NodeName> {
+        let mut entries = self.entries.values().filter(|entry| !entry.confirmed);
+        entries
+            .find(|entry| entry.hash == hash)
+            .map(|entry| entry.record.name())
+    }
+
+    /// Notes a sign of life.
+    pub fn heard(&mut self, name: &NodeName, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.heard = Some(now);
+            entry.idle = Duration::ZERO;
+            entry.idle_from = now;
+        }
+    }
+
+    /// What is to be on disk.
+    pub fn saved(&self, now: Instant) -> Vec<SavedMember> {
+        let confirmed = self.entries.values().filter(|entry| entry.confirmed);
+        confirmed
+            .map(|entry| SavedMember {
+                record: entry.record.clone(),
+                idle: entry.idle(now),
+            })
+            .collect()
+    }
+
+    /// A snapshot for who must not wait for the core.
+    pub fn roster(&self) -> Arc<Roster> {
+        let known = |record: &Record| {
+            let content = record.content();
+            (
+                content.name.clone(),
+                Known {
+                    identity: content.identity,
+                    sequence: content.sequence,
+                },
+            )
+        };
+        let members = self
+            .entries
+            .values()
+            .map(|entry| known(&entry.record))
+            .collect();
+        Arc::new(Roster {
+            cluster: self.cluster.clone(),
+            own: self.own.name().clone(),
+            members,
+        })
+    }
+
+    fn refresh(&mut self) {
+        let item = |hash, record: &Record| Item {
+            hash,
+            kind: KIND_RECORD,
+            sequence: record.content().sequence.into(),
+        };
+        let confirmed = self.entries.values().filter(|entry| entry.confirmed);
+        let records = confirmed.map(|entry| item(entry.hash, &entry.record));
+        let own = item(name_hash(Some(self.own.name())), &self.own);
+        let statements = self.statements.values().map(|statement| Item {
+            hash: name_hash(statement.name.as_ref()),
+            kind: statement.kind as u8,
+            sequence: statement.sequence,
+        });
+        self.digest = records.chain(statements).chain([own]).collect();
+        self.digest.sort_unstable();
+        let mut hasher = Blake2s256::new_with_prefix(b"hepto v1 book\0");
+        for item in &self.digest {
+            hasher.update(item.hash.to_be_bytes());
+            hasher.update([item.kind]);
+            hasher.update(item.sequence.to_be_bytes());
+        }
+        self.hash = hasher.finalize().into();
+    }
+}
+
+/// A signed object of either kind.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Object<'a> {
+    /// What a node says of itself.
+    Record(&'a Record),
+    /// What the operator says.
+    Statement(&'a Statement),
+}
+
+fn key(statement: &Statement) -> (StatementKind, Option<NodeName>) {
+    (statement.kind, statement.name.clone())
+}
+
+/// Who is known, as gossip needs it: read-only, and never older than the last [`super::Output::Roster`].
+#[derive(Debug)]
+pub struct Roster {
+    cluster: ClusterName,
+    own: NodeName,
+    members: BTreeMap<NodeName, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    identity: [u8; 32],
+    sequence: Sequence,
+}
+
+impl Roster {
+    /// Judges a record that gossip brings for the node called `name`: it has to hold, to be that node's and not ours, by
+    /// the pinned identity, and not older than what is known. Whether its address is right is for the caller, who has
+    /// the address plan and the record's `attempt`.
+    pub fn judge(&self, name: &str, bytes: &[u8]) -> Result<Record, Refusal> {
+        let record = Record::open(bytes, &self.cluster)?;
+        let content = record.content();
+        let (presented, owner) = (content.identity, content.name.clone());
+        if owner.as_str() != name {
+            return Err(Refusal::Address { name: owner });
+        }
+        if owner == self.own {
+            return Err(Refusal::NameTaken { presented });
+        }
+        match self.members.get(&owner) {
+            Some(known) if known.identity != presented => Err(Refusal::Identity {
+                name: owner,
+                pinned: known.identity,
+                presented,
+            }),
+            Some(known) if known.sequence > content.sequence => {
+                Err(RecordError::Malformed("a newer one is known").into())
+            }
+            _ => Ok(record),
+        }
+    }
+}
