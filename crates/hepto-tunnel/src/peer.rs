@@ -15,12 +15,8 @@ use crate::batch::Outbox;
 use crate::protocol::{Door, HANDSHAKE, OVERHEAD, Protocol, Tick};
 use crate::queue::Queue;
 
-/// A session this old is renewed by the side that started it (WireGuard's REKEY_AFTER_TIME). boringtun does so only
-/// when data flows; a mesh wants its idle links alive too.
-const RENEW: Duration = Duration::from_secs(120);
-
-/// A session this old is renewed by either side: the one that started it seems not to.
-const RENEW_ANYWAY: Duration = Duration::from_secs(150);
+/// How much later than the side that started a session the other one renews it: the first seems not to.
+const RENEW_ANYWAY: Duration = Duration::from_secs(30);
 
 /// Between two attempts to renew (WireGuard's REKEY_TIMEOUT).
 const RETRY: Duration = Duration::from_secs(5);
@@ -30,6 +26,16 @@ const FORCE: Duration = Duration::from_secs(1);
 
 /// How long a refusal for an old time stamp is reported.
 const STALE: Duration = Duration::from_secs(10);
+
+/// The two durations that the caller sets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// The longest silence of ours towards a peer with a session.
+    pub(crate) keepalive: Duration,
+    /// The age at which the side that started a session renews it. boringtun does so only when data flows; a mesh
+    /// wants its idle links alive too.
+    pub(crate) renew: Duration,
+}
 
 /// What the caller tells of a peer.
 #[derive(Clone)]
@@ -276,11 +282,11 @@ impl Peer {
         Some((length, Endpoint::unbound(remote)))
     }
 
-    /// Lets time pass. `out` takes any message that is to be sent; `keepalive` is the longest silence of ours.
+    /// Lets time pass. `out` takes any message that is to be sent;
     pub(crate) fn tick(
         &self,
         now: Instant,
-        keepalive: Duration,
+        patience: &Patience,
         out: &mut [u8; HANDSHAKE],
     ) -> Ticked {
         let mut state = self.lock();
@@ -299,7 +305,7 @@ impl Peer {
         {
             state.stale = None;
         }
-        let message = state.due(now, keepalive, out);
+        let message = state.due(now, patience, out);
         let session = state.protocol.session_age().is_some();
         let changed = std::mem::replace(&mut state.had_session, session) != session;
         let endpoint = self.endpoint();
@@ -360,7 +366,7 @@ impl Due {
 }
 
 impl State {
-    fn due(&mut self, now: Instant, keepalive: Duration, out: &mut [u8; HANDSHAKE]) -> Option<Due> {
+    fn due(&mut self, now: Instant, patience: &Patience, out: &mut [u8; HANDSHAKE]) -> Option<Due> {
         match self.protocol.tick(out) {
             Tick::Send(HANDSHAKE) => {
                 self.renewed = Some(now);
@@ -370,7 +376,12 @@ impl State {
             Tick::Expired | Tick::Nothing => {}
         }
         let age = self.protocol.session_age()?;
-        let old = age >= RENEW_ANYWAY || (age >= RENEW && self.protocol.is_initiator());
+        let wait = if self.protocol.is_initiator() {
+            Duration::ZERO
+        } else {
+            RENEW_ANYWAY
+        };
+        let old = age >= patience.renew + wait;
         if old
             && self
                 .renewed
@@ -382,7 +393,7 @@ impl State {
         if self
             .sent
             .age(now)
-            .is_none_or(|silence| silence >= keepalive)
+            .is_none_or(|silence| silence >= patience.keepalive)
         {
             let mut sealer = self.protocol.sealer()?;
             return Some(Due::Data(sealer.seal(&[], out)));

@@ -170,7 +170,7 @@ impl Socket {
     /// Lets the socket send and receive through the link `ifindex` alone; None through any.
     ///
     /// # Errors
-    /// No such link in the socket's namespace, or no CAP_NET_RAW.
+    /// No CAP_NET_RAW. A link that does not exist is no error to the kernel: the socket is mute then.
     pub fn bind_uplink(&self, ifindex: Option<u32>) -> io::Result<()> {
         let index = ifindex.unwrap_or(0) as libc::c_int;
         self.set(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &index)

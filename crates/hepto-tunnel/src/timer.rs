@@ -20,7 +20,7 @@ pub(crate) fn run(shared: &Shared) {
         let now = Instant::now();
         let mut changed = false;
         for entry in shared.table.load().entries() {
-            let ticked = entry.peer.tick(now, shared.keepalive, &mut out);
+            let ticked = entry.peer.tick(now, &shared.patience, &mut out);
             changed |= ticked.changed;
             live.extend(ticked.live);
             shared.meter.drop(Drop::NoSession, ticked.dropped);

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::counter::{Counters, Meter};
 use crate::error::Error;
-use crate::peer::{Peer, PeerConfig, PeerReport};
+use crate::peer::{Patience, Peer, PeerConfig, PeerReport};
 use crate::protocol::{Door, HANDSHAKE};
 use crate::rx::Receiver;
 use crate::socket::{Messenger, Socket};
@@ -46,6 +46,9 @@ pub struct Options {
     pub private_key: Zeroizing<[u8; 32]>,
     /// The longest silence towards a peer with a session. 25 s keeps the usual NAT and firewall states alive.
     pub keepalive: Duration,
+    /// Age at which a session is renewed by the side that started it: WireGuard's REKEY_AFTER_TIME, 120 s. The other
+    /// side steps in 30 s later. A session ends at 180 s.
+    pub renew_after: Duration,
 }
 
 impl Options {
@@ -54,6 +57,7 @@ impl Options {
         Options {
             private_key,
             keepalive: Duration::from_secs(25),
+            renew_after: Duration::from_secs(120),
         }
     }
 }
@@ -67,7 +71,7 @@ pub(crate) struct Shared {
     pub(crate) meter: Meter,
     /// Addresses of peers with a session.
     pub(crate) live: ArcSwap<HashSet<SocketAddr>>,
-    pub(crate) keepalive: Duration,
+    pub(crate) patience: Patience,
     pub(crate) stop: Flag,
     pub(crate) changed: Flag,
 }
@@ -93,7 +97,10 @@ impl Tunnel {
             table: ArcSwap::from_pointee(Table::new(Vec::new())),
             meter: Meter::default(),
             live: ArcSwap::default(),
-            keepalive: options.keepalive,
+            patience: Patience {
+                keepalive: options.keepalive,
+                renew: options.renew_after,
+            },
             stop: Flag::new().map_err(Error::Thread)?,
             changed: Flag::new().map_err(Error::Thread)?,
         });
@@ -234,7 +241,8 @@ impl Tunnel {
     /// the old link's.
     ///
     /// # Errors
-    /// The link is gone already, or no CAP_NET_RAW.
+    /// No CAP_NET_RAW. A link that does not exist is no error to the kernel: the socket is then mute until it is bound
+    /// anew.
     pub fn set_uplink(&self, ifindex: Option<u32>) -> io::Result<()> {
         self.shared.socket.bind_uplink(ifindex)?;
         for entry in self.shared.table.load().entries() {
