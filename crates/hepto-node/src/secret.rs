@@ -33,8 +33,8 @@ pub enum Error {
     /// A directory, device or pipe.
     #[error("{} is not a file", .0.display())]
     Kind(PathBuf),
-    /// Others may read it, or its owner may run it.
-    #[error("the key file {} has mode {mode:04o}, so it may not be private", .path.display())]
+    /// Any other mode than 0600.
+    #[error("the key file {} has mode {mode:04o}, and a key must have 0600", .path.display())]
     Mode {
         /// The file.
         path: PathBuf,
@@ -87,14 +87,19 @@ impl Error {
         match self {
             Error::Mode { path, .. } => Some(format!("chmod 600 {}", quote(path))),
             Error::Owner { path, user, .. } => Some(format!("chown {user} {}", quote(path))),
-            Error::Exists(path) => Some(format!(
-                "if no node uses it any more, move {} away first; else keep it",
-                quote(path)
-            )),
+            Error::Exists(path) => {
+                let path = quote(path);
+                Some(format!(
+                    "if no node uses it any more, move {path} away first; else keep it"
+                ))
+            }
             Error::Content(_) => {
                 Some("it must hold the key on one line and nothing else".to_owned())
             }
-            Error::Absent(_) | Error::Read { .. } | Error::Kind(_) | Error::Write { .. } => None,
+            Error::Read { .. } | Error::Kind(_) => {
+                Some("name the file that holds the key".to_owned())
+            }
+            Error::Absent(_) | Error::Write { .. } => None,
         }
     }
 }
@@ -250,5 +255,79 @@ impl From<Error> for Fault {
             Some(fix) => fault.fix(fix),
             None => fault,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hepto_mesh::key::{ClusterKey, OverlayKey};
+
+    #[test]
+    fn what_is_written_is_read_and_never_overwritten() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("key");
+        write_new(&path, "first").expect("written");
+        assert_eq!(read(&path).expect("read").as_str(), "first");
+        assert_eq!(
+            write_new(&path, "second").expect_err("refused").code(),
+            "E-KEY-EXISTS"
+        );
+        assert_eq!(read(&path).expect("read").as_str(), "first");
+    }
+
+    #[test]
+    fn a_link_is_never_followed_when_writing() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        assert_eq!(
+            write_new(&link, "key").expect_err("refused").code(),
+            "E-KEY-EXISTS"
+        );
+        assert!(!target.exists());
+    }
+
+    #[test]
+    fn the_mode_is_0600_whatever_the_umask() {
+        // A plain thread with a umask of its own, so that no other test is changed.
+        let mode = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).expect("a umask of its own");
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o777));
+            let folder = std::env::temp_dir().join(format!("hepto-umask-{}", std::process::id()));
+            fs::create_dir(&folder).expect("a directory");
+            let path = folder.join("key");
+            let written = write_new(&path, "key");
+            let mode = fs::metadata(&path).map(|metadata| metadata.mode() & 0o7777);
+            fs::remove_dir_all(&folder).expect("removed");
+            written.expect("written");
+            mode.expect("a mode")
+        });
+        assert_eq!(mode.join().expect("no panic"), 0o600);
+    }
+
+    #[test]
+    fn a_missing_folder_is_named() {
+        let error = write_new(Path::new("/nonexistent/folder/key"), "key").expect_err("refused");
+        assert_eq!(error.code(), "E-KEY-WRITE");
+        assert!(
+            error.to_string().contains("/nonexistent/folder/key"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_systems_randomness_makes_good_keys_that_differ() {
+        let overlay = OverlayKey::generate(&mut SystemRandom);
+        let cluster = ClusterKey::generate(&mut SystemRandom);
+        assert_ne!(overlay, cluster);
+        overlay.parse::<OverlayKey>().expect("an overlay key");
+        cluster.parse::<ClusterKey>().expect("a cluster key");
+    }
+
+    #[test]
+    fn paths_are_quoted_for_a_shell() {
+        assert_eq!(quote(Path::new("/etc/hepto/a.key")), "/etc/hepto/a.key");
+        assert_eq!(quote(Path::new("/a b/it's")), r"'/a b/it'\''s'");
     }
 }

@@ -35,7 +35,13 @@ pub fn read(text: &str) -> Reading {
         let found = Diagnostic::error("E-CONFIG-SYNTAX", "this is not valid TOML")
             .at(error.span().unwrap_or(0..0))
             .label(error.message());
-        reading.diagnostics.push(found.fix("strings stand in double quotes, lists in square brackets; see `hepto-node config default`"));
+        let fix = match error.message() {
+            "duplicate key" => "keep one of the two lines",
+            _ => {
+                "strings stand in double quotes, lists in square brackets; see `hepto-node config default`"
+            }
+        };
+        reading.diagnostics.push(found.fix(fix));
         reading.pruned.extend(broken_key(text, error.span()));
     }
     prune_unknown(root.get_mut(), &mut reading);
@@ -146,15 +152,10 @@ fn wrong_type(cut: &Cut, message: &str) -> Diagnostic {
         .rsplit_once(", expected ")
         .map_or(message, |(_, expected)| expected);
     let expected = match expected {
-        "i64" => "a number without quotes",
+        "i64" => "a whole number without quotes",
         "a boolean" => "true or false without quotes",
         "a sequence" => "a list in square brackets",
         "a string" => "a string in double quotes",
-        "struct NodeSection"
-        | "struct NetworkSection"
-        | "struct ClusterSection"
-        | "struct MeshSection"
-        | "struct K3sSection" => "a section such as [node]",
         other => other,
     };
     let each = if cut.item { "each of " } else { "" };
@@ -163,18 +164,24 @@ fn wrong_type(cut: &Cut, message: &str) -> Diagnostic {
         format!("{each}`{}` must be {expected}", cut.path),
     )
     .at(cut.span.clone())
-    .label(format!("this is {} {}", article(cut.kind), cut.kind));
+    .label(format!("this is {}", in_words(cut.kind)));
     match super::example(&cut.path) {
         Some(example) => found.fix(format!("write it as `{example}`")),
         None => found,
     }
 }
 
-fn article(noun: &str) -> &'static str {
-    if noun.starts_with(['a', 'i', 'o']) {
-        "an"
-    } else {
-        "a"
+/// TOML's own words for its types, for people who do not know TOML.
+fn in_words(kind: &str) -> &str {
+    match kind {
+        "string" => "a string",
+        "integer" => "a number",
+        "float" => "a number with a fraction",
+        "boolean" => "true or false",
+        "datetime" => "a date",
+        "array" => "a list",
+        "table" => "a group of keys",
+        other => other,
     }
 }
 
@@ -195,17 +202,33 @@ fn prune_unknown(root: &mut DeTable<'_>, reading: &mut Reading) {
             continue;
         };
         reading.sections.insert(section.to_owned(), key.span());
-        if let DeValue::Table(table) = value.get_mut() {
-            for (name, found) in unknown_keys(section, known, table) {
-                table.remove(name.as_str());
-                reading.pruned.insert(format!("{section}.{name}"));
-                reading.diagnostics.push(found);
-            }
+        let kind = value.get_ref().type_str();
+        let DeValue::Table(table) = value.get_mut() else {
+            reading
+                .diagnostics
+                .push(not_a_section(section, kind, value.span()));
+            reading.pruned.insert(section.to_owned());
+            unknown.push(section.to_owned());
+            continue;
+        };
+        for (name, found) in unknown_keys(section, known, table) {
+            table.remove(name.as_str());
+            reading.pruned.insert(format!("{section}.{name}"));
+            reading.diagnostics.push(found);
         }
     }
     for section in unknown {
         root.remove(section.as_str());
     }
+}
+
+fn not_a_section(name: &str, kind: &str, span: Range<usize>) -> Diagnostic {
+    Diagnostic::error("E-CONFIG-TYPE", format!("`{name}` must be a section"))
+        .at(span)
+        .label(format!("this is {}", in_words(kind)))
+        .fix(format!(
+            "write [{name}] once, in single brackets, and its keys below"
+        ))
 }
 
 fn unknown_keys(section: &str, known: &[&str], table: &DeTable<'_>) -> Vec<(String, Diagnostic)> {

@@ -11,7 +11,7 @@ use hepto_mesh::name::{ClusterName, NameError, NodeName};
 use zeroize::Zeroizing;
 
 use super::network::is_reachable;
-use super::{Checking, Diagnostic, from_sentence, k3s, refuse_inner};
+use super::{Checking, Diagnostic, Refused, from_sentence, k3s, refuse_inner};
 use crate::config::file::{ClusterSection, K3sSection, Text};
 use crate::config::{Anchor, ClusterSecret, KeyFiles};
 use crate::secret::{self, quote};
@@ -65,83 +65,69 @@ pub(super) fn anchors(
                 checking.report(found.at(text.span()).fix("remove one of them"));
             }
             Ok(anchor) => anchors.push(anchor),
-            Err(found) => checking.report(found.at(text.span())),
+            Err(refused) => checking.report(refused.report("E-MESH-ANCHOR", text)),
         }
     }
     anchors
 }
 
 /// `host`, `host:port`, `v4`, `v4:port`, `v6`, `[v6]` or `[v6]:port`.
-fn anchor(written: &str) -> Result<Anchor, Diagnostic> {
-    let (host, port) = match written.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map(|(host, port)| {
-            (
-                host,
-                port.strip_prefix(':').or((!port.is_empty()).then_some("?")),
-            )
-        }),
-        None if written.parse::<Ipv6Addr>().is_ok() => Some((written, None)),
-        None => Some(
-            written
-                .split_once(':')
-                .map_or((written, None), |(host, port)| (host, Some(port))),
-        ),
-    }
-    .ok_or_else(|| {
-        Diagnostic::error(
-            "E-MESH-ANCHOR",
-            format!("the anchor \"{written}\" lacks a closing bracket"),
-        )
-        .fix(format!("write \"{written}]\""))
-    })?;
-    if written.matches(':').count() > 1 && !written.starts_with('[') && port.is_some() {
-        let fix = match written.rsplit_once(':') {
-            Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => {
-                format!("an IPv6 address with a port needs brackets: \"[{host}]:{port}\"")
-            }
-            _ => "write an address or a name, as in \"2001:db8:2::1\"".to_owned(),
-        };
-        return Err(Diagnostic::error(
-            "E-MESH-ANCHOR",
-            format!("the anchor \"{written}\" is not an IPv6 address"),
-        )
-        .fix(fix));
-    }
+fn anchor(written: &str) -> Result<Anchor, Refused> {
+    let (host, port) = split_port(written)?;
     let port = match port.map(str::parse) {
         None => DEFAULT_PORT,
         Some(Ok(port)) if port != 0 => port,
         Some(_) => {
-            let found = Diagnostic::error(
-                "E-MESH-ANCHOR",
-                format!("the port of the anchor \"{written}\" is not a number from 1 to 65535"),
-            );
-            return Err(found.fix(format!("write \"{host}\" alone for port {DEFAULT_PORT}")));
+            return Err(Refused {
+                what: format!(
+                    "the port of the anchor \"{written}\" is not a number from 1 to 65535"
+                ),
+                fix: format!("write \"{host}\" alone for port {DEFAULT_PORT}"),
+            });
         }
     };
     match host.parse::<IpAddr>() {
-        Ok(address) if !is_reachable(address) => {
-            let found = Diagnostic::error(
-                "E-MESH-ANCHOR",
-                format!("the anchor {address} cannot be reached from another machine"),
-            );
-            Err(found.fix("write an address that is reachable from every node"))
-        }
-        Ok(_) => Ok(Anchor {
-            host: host.to_owned(),
-            port,
+        Ok(address) if !is_reachable(address) => Err(Refused {
+            what: format!("the anchor {address} cannot be reached from another machine"),
+            fix: "write an address that is reachable from every node".to_owned(),
         }),
-        Err(_) if !is_host_name(host) => {
-            let found = Diagnostic::error(
-                "E-MESH-ANCHOR",
-                format!("the anchor \"{written}\" is neither an address nor a name"),
-            );
-            Err(found.fix("write an address or a name of the DNS, as in \"2001:db8:2::1\" or \"sleepy.example.org\""))
-        }
-        Err(_) => Ok(Anchor {
-            host: host.to_owned(),
-            port,
+        Err(_) if !is_host_name(host) => Err(Refused {
+            what: format!("the anchor \"{written}\" is neither an address nor a name"),
+            fix: "write an address or a name of the DNS, as in \"2001:db8:2::1\" or \"sleepy.example.org\""
+                .to_owned(),
         }),
+        _ => Ok(Anchor { host: host.to_owned(), port }),
     }
+}
+
+/// Host and port as they are written: IPv6 addresses have colons of their own.
+fn split_port(written: &str) -> Result<(&str, Option<&str>), Refused> {
+    if let Some(rest) = written.strip_prefix('[') {
+        return match rest.split_once(']') {
+            Some((host, "")) => Ok((host, None)),
+            Some((host, port)) => Ok((host, Some(port.strip_prefix(':').unwrap_or(port)))),
+            None => Err(Refused {
+                what: format!("the anchor \"{written}\" lacks a closing bracket"),
+                fix: format!("write \"{written}]\""),
+            }),
+        };
+    }
+    if written.parse::<Ipv6Addr>().is_ok() || written.contains('/') {
+        return Ok((written, None));
+    }
+    let Some((host, port)) = written.rsplit_once(':') else {
+        return Ok((written, None));
+    };
+    if !host.contains(':') {
+        return Ok((host, Some(port)));
+    }
+    Err(Refused {
+        what: format!("the anchor \"{written}\" is not an IPv6 address"),
+        fix: match host.parse::<Ipv6Addr>() {
+            Ok(_) => format!("an IPv6 address with a port needs brackets: \"[{host}]:{port}\""),
+            Err(_) => "write an address or a name, as in \"2001:db8:2::1\"".to_owned(),
+        },
+    })
 }
 
 /// A DNS name (RFC 1123 §2.1) whose last label is no number: that would be a mistyped IPv4 address.
@@ -284,6 +270,12 @@ fn key_file(
     if !text.get_ref().contains('/') {
         // Somebody may have written the key itself.
         checking.secrets.push(text.span());
+        let what = format!("`{purpose}_key_file` is not the path of a file");
+        let found = Diagnostic::error("E-PATH-RELATIVE", what).at(text.span());
+        checking.report(found.fix(
+            "put the key into a file of mode 0600 and write the file's whole path, beginning with /",
+        ));
+        return None;
     }
     let path = checking.path(text, &format!("{purpose}_key_file"))?;
     match secret::read(&path) {

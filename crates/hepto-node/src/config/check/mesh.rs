@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::cluster::{DEFAULT_PORT, Identity};
 use super::network::is_reachable;
-use super::{Checking, Diagnostic, from_sentence, refuse_inner};
+use super::{Checking, Diagnostic, Refused, from_sentence, refuse_inner};
 use crate::config::file::{ClusterSection, MeshSection, NetworkSection, Text};
 use crate::config::{GOSSIP_PORT, Mesh};
 
@@ -29,8 +29,17 @@ pub(super) struct Plan {
     pub(super) prefixes: Prefixes,
     pub(super) pods: Vec<IpNet>,
     pub(super) services: Vec<IpNet>,
-    /// Every network with its noun, its key, and its place where it is written.
-    networks: Vec<(IpNet, &'static str, &'static str, Option<Range<usize>>)>,
+    networks: Vec<Inside>,
+}
+
+/// One of the cluster's networks, or of the home's.
+struct Inside {
+    net: IpNet,
+    noun: &'static str,
+    /// `section.key`; empty for the home's, which is not ours to change.
+    key: &'static str,
+    /// Where it is written; `None` for a default.
+    span: Option<Range<usize>>,
 }
 
 /// What Kubernetes takes for a prefix, by family: the shortest and the longest length.
@@ -106,24 +115,26 @@ pub(super) fn plan(
         prefixes.services_v6(),
         span(ula_text),
     );
+    let inside = |net, noun, key, span| Inside {
+        net,
+        noun,
+        key,
+        span,
+    };
+    let overlay_v6 = IpNet::V6(prefixes.overlay_net_v6());
     let mut networks = vec![
-        (
-            IpNet::V6(prefixes.overlay_net_v6()),
-            "overlay",
-            "cluster.ula",
-            span(ula_text),
-        ),
-        (IpNet::V4(ipv4), "overlay", "mesh.ipv4", span(ipv4_text)),
+        inside(overlay_v6, "the overlay", "cluster.ula", span(ula_text)),
+        inside(IpNet::V4(ipv4), "the overlay", "mesh.ipv4", span(ipv4_text)),
     ];
+    let pods_key = "cluster.pod_cidrs";
     networks.extend(
         pods.iter()
-            .map(|(net, span)| (*net, "pods", "cluster.pod_cidrs", span.clone())),
+            .map(|(net, span)| inside(*net, "pods", pods_key, span.clone())),
     );
-    networks.extend(
-        services
-            .iter()
-            .map(|(net, span)| (*net, "services", "cluster.service_cidrs", span.clone())),
-    );
+    let services_key = "cluster.service_cidrs";
+    let services_inside =
+        |(net, span): &(IpNet, _)| inside(*net, "services", services_key, Clone::clone(span));
+    networks.extend(services.iter().map(services_inside));
     let nets = |pair: &[(IpNet, _)]| pair.iter().map(|(net, _)| *net).collect::<Vec<IpNet>>();
     let (pods, services) = (nets(&pods), nets(&services));
     let prefixes = prefixes.with_inner(pods.iter().chain(&services).copied());
@@ -222,56 +233,68 @@ fn pair(
 }
 
 impl Plan {
-    /// Refuses networks that overlap, among themselves and with the home's.
-    pub(super) fn disjoint(&self, network: &NetworkSection, checking: &mut Checking<'_>) {
-        for (index, (net, noun, key, span)) in self.networks.iter().enumerate() {
-            for (other, other_noun, _, other_span) in &self.networks[..index] {
-                if overlap(net, other) {
-                    let what = format!(
-                        "the network of the {noun}, {net}, overlaps that of the {other_noun}, {other}"
-                    );
-                    report_overlap(what, key, span.clone(), other_span.clone(), checking);
-                }
-            }
-            for text in network.addresses.iter().flatten() {
-                let Ok(home) = text.get_ref().parse::<IpNet>() else {
-                    continue;
-                };
-                if home.prefix_len() > 0 && overlap(net, &home) {
-                    let what = format!(
-                        "the network of the {noun}, {net}, overlaps this home's, {}",
-                        home.trunc()
-                    );
-                    report_overlap(what, key, Some(text.span()), span.clone(), checking);
+    /// Refuses networks that overlap, among themselves and with the home's. Says whether none do.
+    pub(super) fn disjoint(&self, network: &NetworkSection, checking: &mut Checking<'_>) -> bool {
+        let home = |text: &Text| {
+            let net = text
+                .get_ref()
+                .parse::<IpNet>()
+                .ok()
+                .filter(|net| net.prefix_len() > 0)?;
+            Some(Inside {
+                net: net.trunc(),
+                noun: "your home",
+                key: "",
+                span: Some(text.span()),
+            })
+        };
+        let homes: Vec<Inside> = network
+            .addresses
+            .iter()
+            .flatten()
+            .filter_map(home)
+            .collect();
+        let mut disjoint = true;
+        for (index, one) in self.networks.iter().enumerate() {
+            for other in self.networks[..index].iter().chain(&homes) {
+                if one.net.contains(&other.net) || other.net.contains(&one.net) {
+                    disjoint = false;
+                    report_overlap(one, other, checking);
                 }
             }
         }
+        disjoint
     }
 }
 
-fn overlap(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(&other.trunc()) || other.contains(&one.trunc())
-}
-
-fn report_overlap(
-    what: String,
-    key: &str,
-    place: Option<Range<usize>>,
-    other: Option<Range<usize>>,
-    checking: &mut Checking<'_>,
-) {
-    let (place, related) = match (place, other) {
-        (Some(place), other) => (place, other),
-        (None, Some(other)) => (other, None),
-        (None, None) => (checking.section("cluster"), None),
+fn report_overlap(one: &Inside, other: &Inside, checking: &mut Checking<'_>) {
+    // Mark what somebody wrote, and advise to change what is ours and written, else our default.
+    let (marked, beside) = if one.span.is_some() {
+        (one, other)
+    } else {
+        (other, one)
     };
+    let changed = if marked.key.is_empty() {
+        beside
+    } else {
+        marked
+    };
+    let what = format!(
+        "the networks of {} and {} overlap: {} and {}",
+        marked.noun, beside.noun, marked.net, beside.net
+    );
+    let place = marked
+        .span
+        .clone()
+        .unwrap_or_else(|| checking.section("cluster"));
     let mut found = Diagnostic::error("E-NET-OVERLAP", what).at(place.clone());
-    if let Some(other) = related.filter(|other| *other != place) {
-        found = found.beside(other, "the other one");
+    if let Some(span) = beside.span.clone().filter(|span| *span != place) {
+        found = found.beside(span, "the other one");
     }
-    let (section, key) = key.split_once('.').unwrap_or_default();
+    let (section, key) = changed.key.split_once('.').unwrap_or_default();
     checking.report(found.fix(format!(
-        "give all nodes another private range: `{key}` in [{section}]"
+        "give {} another private range, the same on all nodes: `{key}` in [{section}]",
+        changed.noun
     )));
 }
 
@@ -284,7 +307,7 @@ pub(super) fn mesh(file: &MeshSection, checking: &mut Checking<'_>) -> Option<Me
     for text in file.endpoints.iter().flatten() {
         match endpoint(text.get_ref()) {
             Ok(endpoint) => endpoints.push(endpoint),
-            Err(found) => checking.report(found.at(text.span())),
+            Err(refused) => checking.report(refused.report("E-MESH-ENDPOINT", text)),
         }
     }
     endpoints.sort_unstable();
@@ -320,35 +343,25 @@ fn port(value: &Spanned<i64>, checking: &mut Checking<'_>) -> Option<u16> {
     None
 }
 
-fn endpoint(written: &str) -> Result<SocketAddr, Diagnostic> {
+fn endpoint(written: &str) -> Result<SocketAddr, Refused> {
     if let Ok(address) = written.parse::<IpAddr>() {
         let example = SocketAddr::new(address, DEFAULT_PORT);
-        let found = Diagnostic::error(
-            "E-MESH-ENDPOINT",
-            format!("the endpoint {address} lacks the forwarded port"),
-        );
-        return Err(found.fix(format!(
-            "write it with the port that the router forwards, as in \"{example}\""
-        )));
+        return Err(Refused {
+            what: format!("the endpoint {address} lacks the forwarded port"),
+            fix: format!("write it with the port that the router forwards, as in \"{example}\""),
+        });
     }
     match written.parse::<SocketAddr>() {
         Ok(endpoint) if endpoint.port() != 0 && is_reachable(endpoint.ip()) => Ok(endpoint),
-        Ok(_) => {
-            let found = Diagnostic::error(
-                "E-MESH-ENDPOINT",
-                format!("the endpoint {written} cannot be reached from another machine"),
-            );
-            Err(found.fix(
-                "write the router's public address and the port that it forwards, or remove it",
-            ))
-        }
-        Err(_) => {
-            let found = Diagnostic::error(
-                "E-MESH-ENDPOINT",
-                format!("\"{written}\" is not an address with a port"),
-            );
-            Err(found.fix("write it as in \"203.0.113.7:51821\" or \"[2001:db8:1::7]:51821\""))
-        }
+        Ok(_) => Err(Refused {
+            what: format!("the endpoint {written} cannot be reached from another machine"),
+            fix: "write the router's public address and the port that it forwards, or remove it"
+                .to_owned(),
+        }),
+        Err(_) => Err(Refused {
+            what: format!("\"{written}\" is not an address with a port"),
+            fix: "write it as in \"203.0.113.7:51821\" or \"[2001:db8:1::7]:51821\"".to_owned(),
+        }),
     }
 }
 

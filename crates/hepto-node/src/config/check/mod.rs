@@ -63,8 +63,9 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
     let identity = cluster::identity(&file.cluster, checking);
     let plan = mesh::plan(&file.cluster, &file.mesh, identity.as_ref(), checking);
     let mesh = mesh::mesh(&file.mesh, checking);
-    if let Some(plan) = &plan {
-        plan.disjoint(&file.network, checking);
+    if let Some(plan) = &plan
+        && plan.disjoint(&file.network, checking)
+    {
         network::outside_overlay(&file.network, &plan.prefixes, checking);
         cluster::outside_overlay(&file.cluster, &plan.prefixes, checking);
         mesh::outside_overlay(&file.mesh, &plan.prefixes, checking);
@@ -201,6 +202,20 @@ impl Checking<'_> {
 
     fn is_host(&self, address: IpAddr) -> Option<&HostAddress> {
         self.host.iter().find(|host| host.address == address)
+    }
+}
+
+/// Why a value is refused, before it is known where it stands.
+struct Refused {
+    what: String,
+    fix: String,
+}
+
+impl Refused {
+    fn report(self, code: &'static str, text: &Text) -> Diagnostic {
+        Diagnostic::error(code, self.what)
+            .at(text.span())
+            .fix(self.fix)
     }
 }
 
