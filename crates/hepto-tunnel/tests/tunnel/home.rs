@@ -16,6 +16,12 @@ use zeroize::Zeroizing;
 pub const PSK: [u8; 32] = [9; 32];
 pub const MTU: usize = 1320;
 
+/// For what should come; on a busy machine too.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// Long enough for what should not come to have come.
+pub const NOT_SOON: Duration = Duration::from_millis(700);
+
 /// A network namespace. The kernel removes it, with all links in it, when this and its sockets are gone.
 pub struct Home {
     namespace: File,

@@ -1,0 +1,296 @@
+//! Handshakes, roaming, renewal, clocks.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use hepto_tunnel::Options;
+
+use crate::home::{NOT_SOON, Node, PSK, SOON, config, homes, pair, public, strangers, told, wait};
+
+#[test]
+fn packets_wait_for_the_first_session_and_the_owner_is_told() {
+    let (a, b) = strangers();
+    let changed = a.tunnel.changed().expect("a descriptor");
+    let (from, to) = (a.home.udp("10.44.0.1:0"), b.home.udp("10.44.0.2:7000"));
+    to.set_read_timeout(Some(SOON)).expect("a timeout");
+    for number in 0..12u8 {
+        from.send_to(&[number], "10.44.0.2:7000").expect("queued");
+    }
+    wait("the queue to fill", SOON, || a.report(2).dropped == 4);
+    assert!(told(&changed), "traffic wants a session");
+    let report = a.report(2);
+    assert!(report.wants_session && report.queued == 8 && report.last_handshake.is_none());
+    assert_eq!(
+        b.report(1).last_received,
+        None,
+        "no handshake started by itself"
+    );
+
+    a.connect(2, "192.0.2.2:51820");
+    assert!(told(&changed), "the session");
+    let mut buffer = [0; 16];
+    for number in 4..12u8 {
+        to.recv_from(&mut buffer).expect("what waited arrives");
+        assert_eq!(buffer[0], number, "in order, the oldest lost");
+    }
+    assert!(!a.report(2).wants_session);
+    assert_eq!(a.tunnel.counters().no_session, 4);
+}
+
+#[test]
+fn the_answering_side_releases_its_queue_too() {
+    let (a, b) = strangers();
+    let (from, to) = (b.home.udp("10.44.0.2:0"), a.home.udp("10.44.0.1:7000"));
+    to.set_read_timeout(Some(SOON)).expect("a timeout");
+    from.send_to(b"waiting", "10.44.0.1:7000").expect("queued");
+    wait("the packet to wait", SOON, || b.report(1).wants_session);
+    a.connect(2, "192.0.2.2:51820");
+    let mut buffer = [0; 16];
+    assert_eq!(to.recv_from(&mut buffer).expect("it arrives").0, 7);
+}
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_asked() {
+    for (extra, wire) in [
+        ("192.0.2.22/24", "192.0.2.22:51820"),
+        ("2001:db8::22/64", "[2001:db8::22]:51820"),
+    ] {
+        let (a, b) = strangers();
+        b.home.ip(&format!(
+            "addr add {extra} dev wire{}",
+            if extra.contains(':') { " nodad" } else { "" }
+        ));
+        a.connect(2, wire);
+        assert_eq!(
+            a.report(2).endpoint,
+            wire.parse().ok(),
+            "the kernel's own choice would be the first address"
+        );
+        assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+        assert_eq!(a.report(2).endpoint, wire.parse().ok(), "data too");
+    }
+}
+
+#[test]
+fn a_peer_that_moves_is_followed_and_its_session_lives_on() {
+    let (a, b) = pair();
+    assert!(a.reaches(&b, SOON));
+    a.home.ip("addr add 192.0.2.101/24 dev wire");
+    a.home.ip("addr del 192.0.2.1/24 dev wire");
+    a.home.ip("addr replace 192.0.2.101/24 dev wire");
+    assert!(
+        a.reaches(&b, SOON),
+        "from the new address, the old being gone"
+    );
+    wait("the new address to be learned", SOON, || {
+        b.report(1).endpoint == "192.0.2.101:51820".parse().ok()
+    });
+    assert!(b.reaches(&a, SOON));
+    // The caller's belief does not overwrite what the peer has shown.
+    let mut stale = config(1, PSK);
+    stale.endpoint = "192.0.2.1:51820".parse().ok();
+    b.tunnel.set_peer(stale);
+    assert_eq!(b.report(1).endpoint, "192.0.2.101:51820".parse().ok());
+}
+
+/// A socket on the wire in `b`'s home, which carries datagrams between `a` and `b` and can keep them.
+struct Relay {
+    towards_a: UdpSocket,
+    towards_b: UdpSocket,
+}
+
+impl Relay {
+    fn new(b: &Node) -> Relay {
+        let (towards_a, towards_b) = (b.home.udp("192.0.2.2:9000"), b.home.udp("192.0.2.2:9001"));
+        for socket in [&towards_a, &towards_b] {
+            socket.set_read_timeout(Some(SOON)).expect("a timeout");
+        }
+        Relay {
+            towards_a,
+            towards_b,
+        }
+    }
+
+    /// The next initiation from `a`, not passed on.
+    fn catch(&self, a: &Node) -> (Vec<u8>, SocketAddr) {
+        a.tunnel
+            .handshake(&public(2), "192.0.2.2:9000".parse().expect("an address"));
+        let mut buffer = [0; 2048];
+        loop {
+            let (length, from) = self
+                .towards_a
+                .recv_from(&mut buffer)
+                .expect("an initiation");
+            if buffer[0] == 1 {
+                return (buffer[..length].to_vec(), from);
+            }
+        }
+    }
+
+    fn give(&self, datagram: &[u8]) {
+        self.towards_b
+            .send_to(datagram, "192.0.2.2:51820")
+            .expect("sent");
+    }
+}
+
+#[test]
+fn a_replayed_initiation_moves_nobody_and_is_reported() {
+    let (a, b) = strangers();
+    let relay = Relay::new(&b);
+    let (old, _) = relay.catch(&a);
+    wait("another second", SOON, || {
+        a.tunnel
+            .handshake(&public(2), "192.0.2.2:51820".parse().expect("an address"))
+    });
+    wait("a session", SOON, || b.report(1).last_handshake.is_some());
+    assert!(a.reaches(&b, SOON));
+    let endpoint = b.report(1).endpoint;
+    assert_eq!(endpoint, "192.0.2.1:51820".parse().ok());
+    let changed = b.tunnel.changed().expect("a descriptor");
+    while told(&changed) {}
+
+    relay.give(&old);
+    wait("the refusal", SOON, || b.report(1).stale_clock);
+    assert!(told(&changed), "so that the owner may initiate itself");
+    assert_eq!(b.report(1).endpoint, endpoint);
+    assert!(b.reaches(&a, SOON));
+    assert_eq!(b.tunnel.counters().handshakes_refused, 1);
+    assert!(relay.towards_b.set_read_timeout(Some(NOT_SOON)).is_ok());
+    assert!(
+        relay.towards_b.recv(&mut [0; 256]).is_err(),
+        "no answer to a replay"
+    );
+}
+
+#[test]
+fn a_delayed_initiation_is_answered_but_moves_nobody() {
+    let (a, b) = pair();
+    let relay = Relay::new(&b);
+    let mut fresh = None;
+    wait("an initiation", SOON, || {
+        if a.tunnel
+            .handshake(&public(2), "192.0.2.2:9000".parse().expect("an address"))
+        {
+            let mut buffer = [0; 2048];
+            let length = relay.towards_a.recv(&mut buffer).expect("the initiation");
+            fresh = Some(buffer[..length].to_vec());
+        }
+        fresh.is_some()
+    });
+    relay.give(&fresh.expect("caught"));
+    let mut buffer = [0; 256];
+    assert_eq!(
+        relay.towards_b.recv(&mut buffer).expect("an answer"),
+        92,
+        "it is valid, so it is answered"
+    );
+    assert_eq!(
+        b.report(1).endpoint,
+        "192.0.2.1:51820".parse().ok(),
+        "traffic does not follow it"
+    );
+}
+
+#[test]
+fn a_clock_that_went_back_gets_in_when_the_other_side_initiates() {
+    let (a, b) = strangers();
+    let relay = Relay::new(&b);
+    let (old, _) = relay.catch(&a);
+    a.connect(2, "192.0.2.2:51820");
+    // The node starts anew with an earlier clock: to `b` its initiations look as this one does.
+    a.tunnel.remove_peer(&public(2));
+    a.know(2, PSK);
+    relay.give(&old);
+    wait("the refusal", SOON, || b.report(1).stale_clock);
+    b.connect(1, "192.0.2.1:51820");
+    wait("a session", SOON, || a.report(2).last_handshake.is_some());
+    assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+    assert!(!b.report(1).stale_clock);
+}
+
+#[test]
+fn another_preshared_key_never_gets_up_until_it_is_changed() {
+    let (a, b) = strangers();
+    b.know(1, [1; 32]);
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
+        a.tunnel
+            .handshake(&public(2), "192.0.2.2:51820".parse().expect("an address"));
+        assert!(a.report(2).last_handshake.is_none() && b.report(1).last_handshake.is_none());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(a.tunnel.counters().handshakes_refused > 0);
+    b.know(1, PSK);
+    a.connect(2, "192.0.2.2:51820");
+    assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+}
+
+#[test]
+fn a_stranger_is_not_answered() {
+    let (a, b) = strangers();
+    b.tunnel.remove_peer(&public(1));
+    let relay = Relay::new(&b);
+    let (initiation, _) = relay.catch(&a);
+    relay.give(&initiation);
+    wait("the refusal", SOON, || {
+        b.tunnel.counters().handshakes_refused == 1
+    });
+    assert!(relay.towards_b.set_read_timeout(Some(NOT_SOON)).is_ok());
+    assert!(relay.towards_b.recv(&mut [0; 256]).is_err());
+}
+
+#[test]
+fn after_91_seconds_without_an_answer_it_still_comes_back() {
+    let (a, b) = strangers();
+    b.home.ip("link set wire down");
+    a.tunnel
+        .handshake(&public(2), "192.0.2.2:51820".parse().expect("an address"));
+    std::thread::sleep(Duration::from_secs(92));
+    b.home.ip("link set wire up");
+    b.home.ip("addr replace 2001:db8::2/64 dev wire nodad");
+    let quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_secs(6) {
+        assert!(
+            a.report(2).last_handshake.is_none(),
+            "boringtun has given up, and nobody asked"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    a.connect(2, "192.0.2.2:51820");
+    assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+}
+
+#[test]
+fn a_session_is_renewed_without_traffic() {
+    let (a, b) = homes();
+    let short = |options: &mut Options| options.renew_after = Duration::from_secs(1);
+    let (a, b) = (Node::start(a, 1, short), Node::start(b, 2, |_| {}));
+    a.know(2, PSK);
+    b.know(1, PSK);
+    a.connect(2, "192.0.2.2:51820");
+    wait("an older session", SOON, || {
+        a.report(2).last_handshake > Some(Duration::from_millis(900))
+    });
+    wait("a new one", Duration::from_secs(8), || {
+        a.report(2).last_handshake < Some(Duration::from_millis(500))
+    });
+    assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+}
+
+#[test]
+fn silence_is_broken_by_keepalives() {
+    let (a, b) = homes();
+    let often = |options: &mut Options| options.keepalive = Duration::from_secs(1);
+    let (a, b) = (Node::start(a, 1, often), Node::start(b, 2, |_| {}));
+    a.know(2, PSK);
+    b.know(1, PSK);
+    a.connect(2, "192.0.2.2:51820");
+    wait("silence", SOON, || {
+        b.report(1).last_received > Some(Duration::from_millis(700))
+    });
+    wait("a keepalive", SOON, || {
+        b.report(1).last_received < Some(Duration::from_millis(300))
+    });
+    assert_eq!(b.report(1).rx_packets, 0);
+}
