@@ -14,6 +14,8 @@ need nft nftables
 need ip iproute2
 need ping iputils-ping
 need unshare util-linux
+need wireguard-go wireguard-go
+need wg wireguard-tools
 need git git
 [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
 have_rustup=no
