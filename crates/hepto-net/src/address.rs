@@ -1,0 +1,113 @@
+//! Addresses that follow from a node's names, so that leases, neighbour caches and firewall rules of others outlast
+//! a restart; and the check that a node never takes one of the host's.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use blake2::{Blake2s256, Digest};
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::error::Error;
+use crate::netlink::Netlink;
+
+/// The mark of ownership of a node's namespace.
+pub fn marker(cluster: &str, node: &str) -> String {
+    format!("hepto:{cluster}:{node}")
+}
+
+/// The hardware address of a node's macvlan: locally administered, unicast, the same at every start.
+pub fn mac_for(cluster: &str, node: &str) -> [u8; 6] {
+    let mut mac: [u8; 6] = digest("mac", &marker(cluster, node));
+    mac[0] = (mac[0] | 0b10) & !1;
+    mac
+}
+
+/// The interface identifier of a node's IPv6 addresses on the uplink: not derived from hardware (RFC 7136).
+pub(crate) fn token(marker: &str) -> [u8; 8] {
+    digest("token", marker)
+}
+
+/// The link-local address of the uplink.
+pub(crate) fn link_local(marker: &str) -> IpNet {
+    let host = u64::from_be_bytes(token(marker));
+    let address = Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(host));
+    Ipv6Net::new(address, 64)
+        .expect("64 is a valid prefix length")
+        .into()
+}
+
+fn digest<const N: usize>(purpose: &str, marker: &str) -> [u8; N] {
+    let digest = Blake2s256::new()
+        .chain_update("hepto v1 ")
+        .chain_update(purpose)
+        .chain_update([0])
+        .chain_update(marker);
+    *digest
+        .finalize()
+        .first_chunk()
+        .expect("a digest has 32 bytes, more than is asked for")
+}
+
+/// All addresses of the calling thread's namespace, with the names of their links. Called on the main thread: the
+/// host's.
+pub async fn host_addresses() -> Result<Vec<(String, IpNet)>, Error> {
+    addresses_of(&Netlink::here()?).await
+}
+
+pub(crate) async fn addresses_of(host: &Netlink) -> Result<Vec<(String, IpNet)>, Error> {
+    let links = host.links().await?;
+    let name = |index| {
+        links
+            .iter()
+            .find(|link| link.index == index)
+            .map_or(String::new(), |link| link.name.clone())
+    };
+    Ok(host
+        .addresses()
+        .await?
+        .into_iter()
+        .map(|address| (name(address.link), address.net))
+        .collect())
+}
+
+/// Refuses a node's address that the host has: duplicate address detection does not see it between an ipvlan and its
+/// parent, and the host would lose its connections.
+pub(crate) fn refuse_host(addresses: &[IpNet], host: &[(String, IpNet)]) -> Result<(), Error> {
+    let taken = |address: IpAddr| host.iter().find(|(_, net)| net.addr() == address);
+    match addresses.iter().find_map(|net| taken(net.addr())) {
+        Some((link, net)) => Err(Error::HostAddress {
+            address: net.addr(),
+            link: link.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_hardware_addresses_are_local_unicast_and_lasting() {
+        for node in ["mars", "venus", "a", ""] {
+            assert_eq!(mac_for("acides", node)[0] & 0b11, 0b10);
+        }
+        assert_ne!(mac_for("acides", "mars"), mac_for("acides", "venus"));
+        assert_ne!(mac_for("acides", "mars"), mac_for("other", "mars"));
+        // The value itself is a promise: another one would look like a new machine to the neighbours.
+        insta::assert_snapshot!(format!("{:02x?}", mac_for("acides", "mars")), @"");
+    }
+
+    #[test]
+    fn link_local_addresses_are_link_local() {
+        insta::assert_snapshot!(link_local("hepto:acides:mars"), @"");
+    }
+
+    #[test]
+    fn the_hosts_own_address_is_refused_whatever_its_prefix_length() {
+        let host = [("eth0".to_owned(), "192.0.2.1/24".parse().unwrap())];
+        let error = refuse_host(&["192.0.2.1/32".parse().unwrap()], &host).unwrap_err();
+        assert_eq!(error.code(), "E-NET-ADDR-HOST");
+        assert!(error.to_string().contains("eth0"), "{error}");
+        refuse_host(&["192.0.2.2/24".parse().unwrap()], &host).unwrap();
+    }
+}

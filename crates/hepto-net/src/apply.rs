@@ -1,0 +1,216 @@
+//! Carries out a plan: the only place that changes anything in the namespace.
+
+use nix::errno::Errno;
+
+use crate::error::Error;
+use crate::firewall::{Ruleset, Tools};
+use crate::namespace::Entry;
+use crate::netlink::{Netlink, NewLink, no_driver};
+use crate::plan::{Action, Step, Subject};
+use crate::settings::{Gateway, UPLINK, UplinkKind};
+use crate::state::{Origin, Route};
+use crate::sysctl::{self, Reported};
+
+/// What steps are carried out with.
+pub(crate) struct Hands<'a> {
+    pub host: &'a Netlink,
+    pub node: &'a Netlink,
+    pub entry: &'a Entry,
+    pub tools: &'a Tools,
+    pub ruleset: Option<&'a Ruleset>,
+    pub overlay: &'a str,
+    pub reported: &'a mut Reported,
+}
+
+/// Carries out all steps but those about a subject that failed before; the failures, in order.
+pub(crate) async fn apply(hands: &mut Hands<'_>, steps: &[Step]) -> Vec<Error> {
+    let mut errors = Vec::new();
+    let mut failed: Vec<Subject> = Vec::new();
+    for step in steps {
+        if failed.contains(&step.subject) {
+            continue;
+        }
+        match hands.step(step).await {
+            Ok(()) => tracing::debug!(%step, "done"),
+            Err(error) => {
+                errors.push(error);
+                failed.push(step.subject);
+            }
+        }
+    }
+    errors
+}
+
+impl Hands<'_> {
+    async fn step(&mut self, step: &Step) -> Result<(), Error> {
+        match &step.action {
+            Action::SetSysctl { path, value } => self.set_sysctl(path, value).await,
+            Action::LoadFirewall => self.load_firewall().await,
+            Action::UnloadFirewall => self.unload_firewall().await,
+            Action::MakeLink { kind, parent, mac } => self.make_link(*kind, parent, *mac).await,
+            action => {
+                self.change(self.index(step.subject).await?, step.subject, action)
+                    .await
+            }
+        }
+    }
+
+    async fn change(&self, link: u32, subject: Subject, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::SetUp => self.node.set_up(link, true).await,
+            Action::DeleteLink => self.node.delete_link(link).await,
+            Action::SetL2 => self.node.set_ipvlan_l2(link).await,
+            Action::SetMtu(mtu) => self.node.set_mtu(link, *mtu).await,
+            Action::SetQueue(length) => self.node.set_txqueuelen(link, *length).await,
+            Action::SetToken(token) => self.node.set_token(link, *token).await,
+            // Overlay addresses are the node's by computation, and there is no one to ask on a TUN.
+            Action::AddAddress(net) => {
+                self.node
+                    .add_address(link, *net, subject != Subject::Overlay)
+                    .await
+            }
+            Action::RemoveAddress(net) => self.node.remove_address(link, *net).await,
+            Action::AddDefault { gateway, metric } => {
+                self.node
+                    .add_route(&default_route(link, *gateway, *metric))
+                    .await
+                    .map_err(|error| match error {
+                        // "No route to host", "network is unreachable", "nexthop has invalid gateway".
+                        Error::Netlink { source, .. } if unreachable(&source) => Error::Gateway {
+                            via: gateway.via,
+                            source,
+                        },
+                        other => other,
+                    })
+            }
+            Action::RemoveDefault {
+                destination,
+                gateway,
+                metric,
+            } => {
+                let (destination, gateway, metric) = (*destination, *gateway, *metric);
+                let route = Route {
+                    destination,
+                    gateway,
+                    onlink: false,
+                    metric,
+                    link,
+                    origin: Origin::Static,
+                };
+                self.node.remove_route(&route).await
+            }
+            Action::SetSysctl { .. }
+            | Action::LoadFirewall
+            | Action::UnloadFirewall
+            | Action::MakeLink { .. } => {
+                unreachable!("these are not about a link that is there")
+            }
+        }
+    }
+
+    async fn index(&self, subject: Subject) -> Result<u32, Error> {
+        let name = match subject {
+            Subject::Namespace => "lo",
+            Subject::Overlay => self.overlay,
+            Subject::Uplink => UPLINK,
+        };
+        match self.node.link(name).await? {
+            Some(link) => Ok(link.index),
+            None => Err(Error::netlink(
+                format!("looking for the link {name}"),
+                Errno::ENODEV,
+            )),
+        }
+    }
+
+    async fn set_sysctl(&mut self, path: &str, value: &str) -> Result<(), Error> {
+        let (file, wanted) = (path.to_owned(), value.to_owned());
+        let written = self
+            .entry
+            .spawn(move || sysctl::write(&file, &wanted))
+            .await;
+        if let Err(error) =
+            written.map_err(|error| Error::namespace(format!("setting {path}"), error))?
+        {
+            self.reported.report(path, &error);
+        }
+        Ok(())
+    }
+
+    async fn load_firewall(&self) -> Result<(), Error> {
+        let Some(ruleset) = self.ruleset.cloned() else {
+            return Ok(());
+        };
+        let tools = self.tools.clone();
+        let loaded = self.entry.spawn(move || tools.load(&ruleset)).await;
+        loaded.map_err(|error| Error::namespace("loading the firewall", error))?
+    }
+
+    async fn unload_firewall(&self) -> Result<(), Error> {
+        let tools = self.tools.clone();
+        let unloaded = self.entry.spawn(move || tools.unload()).await;
+        unloaded.map_err(|error| Error::namespace("taking the firewall away", error))?
+    }
+
+    /// Made from the host's side straight into the namespace, so that its name never meets one of the host's.
+    async fn make_link(
+        &self,
+        kind: UplinkKind,
+        parent: &str,
+        mac: Option<[u8; 6]>,
+    ) -> Result<(), Error> {
+        let Some(lower) = self.host.link(parent).await?.map(|link| link.index) else {
+            return Err(Error::netlink(
+                format!("looking for the host's link {parent}"),
+                Errno::ENODEV,
+            ));
+        };
+        let namespace = std::os::fd::AsFd::as_fd(self.entry);
+        let link = match kind {
+            UplinkKind::Ipvlan => NewLink::Ipvlan {
+                name: UPLINK,
+                lower,
+                namespace,
+            },
+            UplinkKind::Macvlan => NewLink::Macvlan {
+                name: UPLINK,
+                lower,
+                mac,
+                namespace,
+            },
+        };
+        self.host.add_link(link).await.map_err(|error| match error {
+            error if no_driver(&error) => Error::NoDriver { kind },
+            // One receiver a parent: an ipvlan's, a macvlan's or a bridge's, also one in a namespace not seen from here.
+            error if error.errno() == Some(Errno::EBUSY as i32) => Error::ParentKind {
+                parent: parent.into(),
+                kind,
+                why: "it carries links of another kind, in this or another namespace".into(),
+            },
+            error => error,
+        })
+    }
+}
+
+fn unreachable(error: &std::io::Error) -> bool {
+    let errors = [Errno::EHOSTUNREACH, Errno::ENETUNREACH, Errno::EINVAL];
+    errors
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}
+
+fn default_route(link: u32, gateway: Gateway, metric: u32) -> Route {
+    let any = if gateway.via.is_ipv4() {
+        "0.0.0.0/0"
+    } else {
+        "::/0"
+    };
+    Route {
+        destination: any.parse().expect("a valid prefix"),
+        gateway: Some(gateway.via),
+        onlink: gateway.onlink,
+        metric,
+        link,
+        origin: Origin::Static,
+    }
+}

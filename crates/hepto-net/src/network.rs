@@ -1,0 +1,448 @@
+//! A node's network, from its making to its end.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use ipnet::IpNet;
+use tokio::time::Instant;
+
+use crate::address;
+use crate::apply::{Hands, apply};
+use crate::error::Error;
+use crate::firewall::{self, Loaded, Ruleset, Tools};
+use crate::namespace::{self, Entry};
+use crate::netlink::{self, Netlink};
+use crate::plan::{Step, plan, refuse};
+use crate::settings::{Settings, UPLINK, UplinkKind};
+use crate::state::{
+    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLink, Parent,
+};
+use crate::sysctl::{self, Reported};
+use crate::teardown;
+use crate::watch::{self, Event, ParentChange, Wake, Watch};
+
+/// How often a change may call for another, as when removing an address takes a route along.
+const PASSES: usize = 3;
+
+/// A node's network. Lives on the main thread's runtime, in the host's namespace; dropped without [`Network::close`] it
+/// leaves all as it is, to be adopted by the next run.
+pub struct Network {
+    settings: Settings,
+    host: Netlink,
+    node: Netlink,
+    entry: Entry,
+    tools: Tools,
+    ruleset: Option<Ruleset>,
+    watch: Watch,
+    reported: Reported,
+    /// Addresses that were refused as duplicates are tried again once after a start and when the parent comes back.
+    retry_duplicates: bool,
+    /// What the last convergence could not do; not to be reported as drift again and again.
+    left_over: Vec<Step>,
+    events: std::collections::VecDeque<Event>,
+}
+
+/// What a convergence came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Converged {
+    /// The uplink's state.
+    pub uplink: UplinkState,
+    /// What was done; nothing when all was as it should be.
+    pub steps: Vec<Step>,
+}
+
+/// Whether there is a way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkState {
+    /// The host's interface is absent; [`Event::Parent`] says when it comes.
+    WaitingForParent,
+    /// The uplink is there.
+    Up {
+        /// Its index in the node's namespace.
+        ifindex: u32,
+        /// Whether its parent is up and has a carrier.
+        parent_up: bool,
+    },
+}
+
+impl Network {
+    /// Makes or adopts the namespace and secures it: marker, kernel settings, `lo`, firewall. Does not need the
+    /// uplink's parent. What it has made when it fails is taken away again; what it has adopted stays.
+    pub async fn open(settings: Settings) -> Result<Network, Error> {
+        let host = Netlink::here()?;
+        address::refuse_host(
+            &settings.uplink.addresses,
+            &address::addresses_of(&host).await?,
+        )?;
+        let tools = Tools::find();
+        let opened = namespace::open(&settings.namespace, &settings.marker)?;
+        let name = settings.namespace.clone();
+        let result = match Network::attach(settings, host, opened.entry, tools) {
+            Ok(mut network) => match network.secure().await {
+                Ok(()) => return Ok(network),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        if opened.made {
+            for error in namespace::unpin(&name) {
+                tracing::warn!(%error, "remove the namespace by hand: ip netns delete {name}");
+            }
+        }
+        result
+    }
+
+    fn attach(
+        settings: Settings,
+        host: Netlink,
+        entry: Entry,
+        tools: Tools,
+    ) -> Result<Network, Error> {
+        let failed = |error| {
+            Error::namespace(
+                format!("opening sockets in the namespace {}", settings.namespace),
+                error,
+            )
+        };
+        // The subscription is older than the first look, so that nothing is missed between.
+        let sockets = entry.run(|| Ok((netlink::Socket::open()?, watch::Sockets::open()?)));
+        let (socket, subscriptions) = sockets
+            .and_then(|opened: io::Result<_>| opened)
+            .map_err(failed)?;
+        Ok(Network {
+            host,
+            node: Netlink::attach(socket).map_err(failed)?,
+            entry,
+            tools,
+            ruleset: firewall::rules(&settings.firewall, &settings.overlay),
+            watch: Watch::new(
+                subscriptions,
+                &settings.uplink.parent,
+                &settings.overlay.link,
+            )
+            .map_err(failed)?,
+            reported: Reported::default(),
+            retry_duplicates: true,
+            left_over: Vec::new(),
+            events: std::collections::VecDeque::new(),
+            settings,
+        })
+    }
+
+    /// All that concerns the namespace as a whole.
+    async fn secure(&mut self) -> Result<(), Error> {
+        let desired = Desired {
+            uplink: None,
+            ..self.desired()
+        };
+        let observed = self.observe(&desired).await?;
+        self.report_missing(&desired, &observed);
+        let steps = plan(&desired, &observed);
+        first(self.apply(&steps).await)
+    }
+
+    /// The door to the node's namespace.
+    pub fn entry(&self) -> Entry {
+        self.entry.clone()
+    }
+
+    /// The overlay addresses from the next [`Network::converge`] on.
+    pub fn set_overlay_addresses(&mut self, addresses: Vec<IpNet>) {
+        self.settings.overlay.addresses = addresses;
+        self.ruleset = firewall::rules(&self.settings.firewall, &self.settings.overlay);
+    }
+
+    /// Makes all be as it should: looks, plans, applies. Twice in a row does nothing the second time. What can be
+    /// done is done also when a part fails, in particular the overlay when the uplink fails; the first failure is
+    /// returned.
+    pub async fn converge(&mut self) -> Result<Converged, Error> {
+        let mut done = Vec::new();
+        let mut errors = Vec::new();
+        let mut pass = 0;
+        let observed = loop {
+            let mut desired = self.desired();
+            let observed = self.observe(&desired).await?;
+            if let Some(error) = self.refused(&desired, &observed).await? {
+                errors.push(error);
+                desired.uplink = None;
+            }
+            let steps = plan(&desired, &observed);
+            if steps.is_empty() || !errors.is_empty() && pass > 0 || pass == PASSES {
+                self.left_over = self.drift(&observed);
+                break observed;
+            }
+            self.retry_duplicates = false;
+            errors.extend(self.apply(&steps).await);
+            done.extend(steps);
+            pass += 1;
+        };
+        first(errors)?;
+        let parent = observed.parent.as_ref().map(|parent| &parent.link);
+        let uplink = match &observed.uplink {
+            Some(uplink) => UplinkState::Up {
+                ifindex: uplink.link.index,
+                parent_up: parent.is_some_and(|link| link.up && link.carrier),
+            },
+            None => UplinkState::WaitingForParent,
+        };
+        Ok(Converged {
+            uplink,
+            steps: done,
+        })
+    }
+
+    /// The next thing that changed by itself. Cancel-safe. Fails only when the kernel takes a subscription away.
+    pub async fn event(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            let wake = self.watch.wake().await;
+            match wake
+                .map_err(|error| Error::netlink("reading the kernel's announcements", error))?
+            {
+                Wake::Firewall => self.look_at_firewall().await?,
+                Wake::Links => self.look_at_links().await?,
+            }
+        }
+    }
+
+    /// Our own loading replaces the table, which announces a removal, too: only what is really gone counts.
+    async fn look_at_firewall(&mut self) -> Result<(), Error> {
+        let (_, loaded) = self.look_inside(Vec::new()).await?;
+        self.watch.firewall_seen();
+        if self.ruleset.is_some() && loaded != self.ruleset.as_ref().map(Ruleset::loaded) {
+            self.events.push_back(Event::FirewallGone);
+        }
+        Ok(())
+    }
+
+    async fn look_at_links(&mut self) -> Result<(), Error> {
+        let observed = self.observe_links().await?;
+        let events = self.watch.links_seen(&observed, Instant::now());
+        if events.iter().any(|event| {
+            matches!(
+                event,
+                Event::Parent(ParentChange::Appeared | ParentChange::Up)
+            )
+        }) {
+            self.retry_duplicates = true;
+        }
+        let drift = self.drift(&observed);
+        // With a reason that already asks for converging there is no need for another one.
+        let asked = events
+            .iter()
+            .any(|event| matches!(event, Event::Parent(_) | Event::UplinkGone));
+        self.events.extend(events);
+        if !asked && !drift.is_empty() && drift != self.left_over {
+            self.left_over = drift;
+            self.events.push_back(Event::Drift);
+        }
+        Ok(())
+    }
+
+    /// What a convergence would do about links, addresses and routes.
+    fn drift(&self, observed: &Observed) -> Vec<Step> {
+        let mut desired = self.desired();
+        (desired.sysctls, desired.firewall) = (Vec::new(), None);
+        desired.overlay.sysctls = Vec::new();
+        if let Some(uplink) = &mut desired.uplink {
+            uplink.sysctls = Vec::new();
+            uplink.retry_duplicates = false;
+        }
+        let links = Observed {
+            firewall: None,
+            sysctls: BTreeMap::new(),
+            ..observed.clone()
+        };
+        plan(&desired, &links)
+    }
+
+    /// Deletes the link into the mesh, if it is there. The tunnel has let go of it before.
+    pub async fn remove_overlay(&mut self) -> Result<(), Error> {
+        match self.node.link(&self.settings.overlay.link).await? {
+            Some(link) => self.node.delete_link(link.index).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes everything away: links, namespace, pin. Attempts all of it, and returns every failure.
+    pub async fn close(self) -> Vec<Error> {
+        let Network {
+            settings,
+            node,
+            entry,
+            ..
+        } = self;
+        teardown::close(&settings.namespace, node, entry).await
+    }
+
+    fn desired(&self) -> Desired {
+        let Settings {
+            uplink,
+            overlay,
+            marker,
+            ..
+        } = &self.settings;
+        let auto = uplink.addresses.is_empty();
+        let mut addresses = vec![address::link_local(marker)];
+        addresses.extend(&uplink.addresses);
+        Desired {
+            sysctls: sysctl::of_namespace(),
+            firewall: self.ruleset.as_ref().map(Ruleset::loaded),
+            uplink: Some(DesiredUplink {
+                parent: uplink.parent.clone(),
+                kind: uplink.kind,
+                mac: uplink.mac.filter(|_| uplink.kind == UplinkKind::Macvlan),
+                mtu: uplink.mtu,
+                sysctls: sysctl::of_uplink(auto),
+                addresses,
+                auto: auto.then(|| address::token(marker)),
+                gateways: uplink.gateways.clone(),
+                retry_duplicates: self.retry_duplicates,
+            }),
+            overlay: DesiredOverlay {
+                mtu: overlay.mtu,
+                sysctls: sysctl::of_overlay(&overlay.link),
+                addresses: overlay.addresses.clone(),
+            },
+        }
+    }
+
+    async fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
+        let uplink = desired.uplink.iter().flat_map(|uplink| &uplink.sysctls);
+        let sysctls = desired
+            .sysctls
+            .iter()
+            .chain(&desired.overlay.sysctls)
+            .chain(uplink);
+        let paths = sysctls.map(|(path, _)| path.clone()).collect();
+        let (sysctls, firewall) = self.look_inside(paths).await?;
+        Ok(Observed {
+            sysctls,
+            firewall,
+            ..self.observe_links().await?
+        })
+    }
+
+    async fn look_inside(
+        &self,
+        sysctls: Vec<String>,
+    ) -> Result<(BTreeMap<String, String>, Option<Loaded>), Error> {
+        let (tools, ruleset) = (self.tools.clone(), self.ruleset.clone());
+        let look = self
+            .entry
+            .spawn(move || (sysctl::read(&sysctls), tools.read(ruleset.as_ref())))
+            .await;
+        look.map_err(|error| {
+            Error::namespace(
+                format!("looking into the namespace {}", self.settings.namespace),
+                error,
+            )
+        })
+    }
+
+    async fn observe_links(&self) -> Result<Observed, Error> {
+        let links = self.node.links().await?;
+        let (addresses, routes) = (self.node.addresses().await?, self.node.routes().await?);
+        let observed = |name: &str| {
+            let link = links.iter().find(|link| link.name == name)?;
+            Some(ObservedLink {
+                link: link.clone(),
+                addresses: addresses
+                    .iter()
+                    .filter(|address| address.link == link.index)
+                    .copied()
+                    .collect(),
+                routes: routes
+                    .iter()
+                    .filter(|route| route.link == link.index)
+                    .copied()
+                    .collect(),
+            })
+        };
+        Ok(Observed {
+            loopback_up: links
+                .iter()
+                .any(|link| link.index == netlink::LOOPBACK && link.up),
+            sysctls: BTreeMap::new(),
+            firewall: None,
+            parent: parent(&self.host.links().await?, &self.settings.uplink.parent),
+            uplink: observed(UPLINK),
+            overlay: observed(&self.settings.overlay.link),
+        })
+    }
+
+    /// Why the uplink cannot be as asked for.
+    async fn refused(
+        &self,
+        desired: &Desired,
+        observed: &Observed,
+    ) -> Result<Option<Error>, Error> {
+        let host = address::addresses_of(&self.host).await?;
+        let checked = address::refuse_host(&self.settings.uplink.addresses, &host);
+        Ok(checked
+            .and_then(|()| {
+                desired
+                    .uplink
+                    .as_ref()
+                    .map_or(Ok(()), |uplink| refuse(uplink, observed))
+            })
+            .err())
+    }
+
+    async fn apply(&mut self, steps: &[Step]) -> Vec<Error> {
+        let mut hands = Hands {
+            host: &self.host,
+            node: &self.node,
+            entry: &self.entry,
+            tools: &self.tools,
+            ruleset: self.ruleset.as_ref(),
+            overlay: &self.settings.overlay.link,
+            reported: &mut self.reported,
+        };
+        apply(&mut hands, steps).await
+    }
+
+    fn report_missing(&mut self, desired: &Desired, observed: &Observed) {
+        for (path, _) in &desired.sysctls {
+            if !observed.sysctls.contains_key(path) {
+                self.reported.report(path, &io::ErrorKind::NotFound.into());
+            }
+        }
+    }
+}
+
+/// The host's interface with what the checks need to know.
+fn parent(links: &[Link], name: &str) -> Option<Parent> {
+    let link = links.iter().find(|link| link.name == name)?;
+    let master = links
+        .iter()
+        .find(|other| link.captive && Some(other.index) == link.master);
+    let carries = links
+        .iter()
+        .filter(|other| other.lower == Some(link.index))
+        .find_map(|other| match other.kind {
+            Kind::Ipvlan { .. } => Some(UplinkKind::Ipvlan),
+            Kind::Macvlan { .. } => Some(UplinkKind::Macvlan),
+            _ => None,
+        });
+    Some(Parent {
+        link: link.clone(),
+        master: master.map(|master| master.name.clone()),
+        carries,
+    })
+}
+
+/// The first failure; the others are told here, since only one can be returned.
+fn first(errors: Vec<Error>) -> Result<(), Error> {
+    let mut errors = errors.into_iter();
+    let Some(first) = errors.next() else {
+        return Ok(());
+    };
+    for error in errors {
+        let fix = error.fix().unwrap_or_default();
+        tracing::warn!(%error, code = error.code(), "{fix}");
+    }
+    Err(first)
+}

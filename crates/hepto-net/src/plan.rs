@@ -1,0 +1,499 @@
+//! From what is there and what should be, to the steps between: pure, so that it can be read and tested without a
+//! kernel. Carrying out a plan leaves nothing to plan.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::error::Error;
+use crate::netlink::is_link_local;
+use crate::settings::{Gateway, UplinkKind};
+use crate::state::{
+    Address, Desired, DesiredOverlay, DesiredUplink, Kind, Observed, ObservedLink, Origin, Parent,
+    Route,
+};
+
+/// Below this the kernel would drop packets of a bulk transfer that waits for the tunnel.
+const OVERLAY_QUEUE: u32 = 1000;
+
+/// An MTU from which outer packets of a tunnel of 1280 bytes fit unfragmented: 1280 and 80 of headers.
+const UNFRAGMENTED: u32 = 1360;
+
+/// The metric of a family's first default route; each further one has the next.
+const METRIC: u32 = 100;
+
+/// What a step is about. Where one step fails, the later ones about the same are not tried, the others are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// The namespace as a whole.
+    Namespace,
+    /// The link into the mesh.
+    Overlay,
+    /// The link to the outside.
+    Uplink,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Subject::Namespace => "namespace",
+            Subject::Overlay => "overlay",
+            Subject::Uplink => "uplink",
+        })
+    }
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// What it is about.
+    pub subject: Subject,
+    /// What is done.
+    pub action: Action,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.action)
+    }
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Sets `lo` or the link up.
+    SetUp,
+    /// Sets a kernel setting.
+    SetSysctl {
+        /// Its path below `/proc/sys`.
+        path: String,
+        /// Its value.
+        value: String,
+    },
+    /// Loads the firewall in place of what is there.
+    LoadFirewall,
+    /// Takes the firewall away.
+    UnloadFirewall,
+    /// Makes the uplink.
+    MakeLink {
+        /// Its kind.
+        kind: UplinkKind,
+        /// The host's interface.
+        parent: String,
+        /// A macvlan's hardware address.
+        mac: Option<[u8; 6]>,
+    },
+    /// Deletes the link.
+    DeleteLink,
+    /// Puts an ipvlan back to L2 mode.
+    SetL2,
+    /// Sets the MTU, in bytes.
+    SetMtu(u32),
+    /// Sets how many packets may wait.
+    SetQueue(u32),
+    /// Sets the interface identifier for addresses from router advertisements.
+    SetToken([u8; 8]),
+    /// Adds an address.
+    AddAddress(IpNet),
+    /// Removes an address.
+    RemoveAddress(IpNet),
+    /// Adds a default route, or puts it in place of the one with its metric.
+    AddDefault {
+        /// The router.
+        gateway: Gateway,
+        /// The route's metric.
+        metric: u32,
+    },
+    /// Removes a default route.
+    RemoveDefault {
+        /// Everything, of one family.
+        destination: IpNet,
+        /// The router.
+        gateway: Option<IpAddr>,
+        /// The route's metric.
+        metric: u32,
+    },
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let via = |gateway: &Option<IpAddr>| {
+            gateway.map_or_else(|| "no one".to_owned(), |via| via.to_string())
+        };
+        match self {
+            Action::SetUp => f.write_str("set up"),
+            Action::SetSysctl { path, value } => write!(f, "set {path} to {value}"),
+            Action::LoadFirewall => f.write_str("load the firewall"),
+            Action::UnloadFirewall => f.write_str("take the firewall away"),
+            Action::MakeLink { kind, parent, .. } => write!(f, "make an {kind} link on {parent}"),
+            Action::DeleteLink => f.write_str("delete"),
+            Action::SetL2 => f.write_str("put back to L2 mode"),
+            Action::SetMtu(mtu) => write!(f, "set the MTU to {mtu}"),
+            Action::SetQueue(length) => write!(f, "set the queue's length to {length}"),
+            Action::SetToken(token) => write!(
+                f,
+                "set the interface identifier to {:016x}",
+                u64::from_be_bytes(*token)
+            ),
+            Action::AddAddress(net) => write!(f, "add the address {net}"),
+            Action::RemoveAddress(net) => write!(f, "remove the address {net}"),
+            Action::AddDefault { gateway, metric } => {
+                let onlink = if gateway.onlink { " onlink" } else { "" };
+                write!(
+                    f,
+                    "add the default route via {}{onlink}, metric {metric}",
+                    gateway.via
+                )
+            }
+            Action::RemoveDefault {
+                gateway, metric, ..
+            } => {
+                write!(
+                    f,
+                    "remove the default route via {}, metric {metric}",
+                    via(gateway)
+                )
+            }
+        }
+    }
+}
+
+/// Why the uplink cannot be made as asked for, seen before anything is tried.
+pub fn refuse(desired: &DesiredUplink, observed: &Observed) -> Result<(), Error> {
+    let Some(parent) = &observed.parent else {
+        return Ok(());
+    };
+    let name = || desired.parent.clone();
+    match desired.mtu {
+        Some(mtu) if mtu > parent.link.mtu => {
+            return Err(Error::MtuAboveParent {
+                mtu,
+                parent: name(),
+                parent_mtu: parent.link.mtu,
+            });
+        }
+        _ => {}
+    }
+    if observed.uplink.is_some() {
+        return Ok(());
+    }
+    if let Some(master) = &parent.master {
+        return Err(Error::ParentPort {
+            parent: name(),
+            master: master.clone(),
+        });
+    }
+    match parent.carries {
+        Some(other) if other != desired.kind => Err(Error::ParentKind {
+            parent: name(),
+            kind: desired.kind,
+            why: format!("it carries {other} links"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The steps from `observed` to `desired`. The overlay comes before the uplink: a fault of the latter, or waiting for
+/// it, must not keep the node from its own address.
+pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    namespace(
+        &mut Steps {
+            steps: &mut steps,
+            subject: Subject::Namespace,
+        },
+        desired,
+        observed,
+    );
+    if let Some(link) = &observed.overlay {
+        let mut steps = Steps {
+            steps: &mut steps,
+            subject: Subject::Overlay,
+        };
+        sysctls(&mut steps, &desired.overlay.sysctls, observed);
+        overlay(&mut steps, &desired.overlay, link);
+    }
+    if let Some(desired) = &desired.uplink {
+        uplink(
+            &mut Steps {
+                steps: &mut steps,
+                subject: Subject::Uplink,
+            },
+            desired,
+            observed,
+        );
+    }
+    steps
+}
+
+/// Collects steps about one subject.
+struct Steps<'a> {
+    steps: &'a mut Vec<Step>,
+    subject: Subject,
+}
+
+impl Steps<'_> {
+    fn push(&mut self, action: Action) {
+        self.steps.push(Step {
+            subject: self.subject,
+            action,
+        });
+    }
+}
+
+fn namespace(steps: &mut Steps, desired: &Desired, observed: &Observed) {
+    sysctls(steps, &desired.sysctls, observed);
+    if !observed.loopback_up {
+        steps.push(Action::SetUp);
+    }
+    match (&desired.firewall, &observed.firewall) {
+        (Some(wanted), Some(loaded)) if wanted == loaded => {}
+        (Some(_), _) => steps.push(Action::LoadFirewall),
+        (None, Some(_)) => steps.push(Action::UnloadFirewall),
+        (None, None) => {}
+    }
+}
+
+/// Those that are there with another value. One that is not there cannot be set either.
+fn sysctls(steps: &mut Steps, desired: &[(String, String)], observed: &Observed) {
+    for (path, value) in desired {
+        if observed
+            .sysctls
+            .get(path)
+            .is_some_and(|found| found != value)
+        {
+            steps.push(Action::SetSysctl {
+                path: path.clone(),
+                value: value.clone(),
+            });
+        }
+    }
+}
+
+fn overlay(steps: &mut Steps, desired: &DesiredOverlay, observed: &ObservedLink) {
+    if observed.link.mtu != desired.mtu {
+        steps.push(Action::SetMtu(desired.mtu));
+    }
+    if observed.link.txqueuelen < OVERLAY_QUEUE {
+        steps.push(Action::SetQueue(OVERLAY_QUEUE));
+    }
+    if !observed.link.up {
+        steps.push(Action::SetUp);
+    }
+    let superfluous = |address: &Address| !is_link_local(address.net.addr());
+    addresses(
+        steps,
+        &desired.addresses,
+        &observed.addresses,
+        false,
+        superfluous,
+    );
+}
+
+fn uplink(steps: &mut Steps, desired: &DesiredUplink, observed: &Observed) {
+    let parent = observed.parent.as_ref();
+    let kept = observed
+        .uplink
+        .as_ref()
+        .filter(|uplink| parent.is_none_or(|parent| fits(desired, uplink, parent)));
+    match (kept, parent) {
+        (Some(uplink), _) => {
+            sysctls(steps, &desired.sysctls, observed);
+            if uplink.link.kind == (Kind::Ipvlan { l2: false }) {
+                steps.push(Action::SetL2);
+            }
+            configure(steps, desired, uplink, parent);
+        }
+        (None, Some(parent)) => {
+            if observed.uplink.is_some() {
+                steps.push(Action::DeleteLink);
+            }
+            make(steps, desired, parent);
+        }
+        // Waiting for the parent.
+        (None, None) => {}
+    }
+}
+
+/// Whether the uplink that is there is the one asked for, addresses aside.
+fn fits(desired: &DesiredUplink, uplink: &ObservedLink, parent: &Parent) -> bool {
+    let kind = match (desired.kind, uplink.link.kind) {
+        (UplinkKind::Ipvlan, Kind::Ipvlan { .. }) => true,
+        (UplinkKind::Macvlan, Kind::Macvlan { bridge }) => bridge,
+        _ => false,
+    };
+    // On a link of its own kind a new one becomes its sibling, not its child.
+    let siblings = matches!(
+        (desired.kind, parent.link.kind),
+        (UplinkKind::Ipvlan, Kind::Ipvlan { .. }) | (UplinkKind::Macvlan, Kind::Macvlan { .. })
+    );
+    let lower = if siblings {
+        parent.link.lower
+    } else {
+        Some(parent.link.index)
+    };
+    kind && uplink.link.lower == lower && (desired.mac.is_none() || uplink.link.mac == desired.mac)
+}
+
+fn make(steps: &mut Steps, desired: &DesiredUplink, parent: &Parent) {
+    steps.push(Action::MakeLink {
+        kind: desired.kind,
+        parent: desired.parent.clone(),
+        mac: desired.mac,
+    });
+    for (path, value) in &desired.sysctls {
+        steps.push(Action::SetSysctl {
+            path: path.clone(),
+            value: value.clone(),
+        });
+    }
+    // Fresh: the kernel gives it its parent's MTU.
+    let mut link = parent.link.clone();
+    (link.up, link.token) = (false, None);
+    configure(
+        steps,
+        desired,
+        &ObservedLink {
+            link,
+            addresses: Vec::new(),
+            routes: Vec::new(),
+        },
+        Some(parent),
+    );
+}
+
+fn configure(
+    steps: &mut Steps,
+    desired: &DesiredUplink,
+    observed: &ObservedLink,
+    parent: Option<&Parent>,
+) {
+    let mtu = match desired.mtu {
+        Some(mtu) if mtu < UNFRAGMENTED => Some(mtu),
+        _ => parent.map(|parent| parent.link.mtu),
+    };
+    if let Some(mtu) = mtu.filter(|mtu| *mtu != observed.link.mtu) {
+        steps.push(Action::SetMtu(mtu));
+    }
+    if let Some(token) = desired
+        .auto
+        .filter(|token| Some(*token) != observed.link.token)
+    {
+        steps.push(Action::SetToken(token));
+    }
+    if !observed.link.up {
+        steps.push(Action::SetUp);
+    }
+    let superfluous = |address: &Address| address.permanent || desired.auto.is_none();
+    addresses(
+        steps,
+        &desired.addresses,
+        &observed.addresses,
+        desired.retry_duplicates,
+        superfluous,
+    );
+    routes(steps, desired, &observed.routes);
+}
+
+fn addresses(
+    steps: &mut Steps,
+    desired: &[IpNet],
+    observed: &[Address],
+    retry_duplicates: bool,
+    superfluous: impl Fn(&Address) -> bool,
+) {
+    let unwanted = |address: &&Address| !desired.contains(&address.net) && superfluous(address);
+    for net in desired {
+        let there = observed.iter().find(|address| address.net == *net);
+        match there {
+            Some(address) if address.duplicate && retry_duplicates => {
+                steps.push(Action::RemoveAddress(*net))
+            }
+            Some(_) => continue,
+            None => {}
+        }
+        // An IPv6 address is there only once, with one prefix length: the old one has to make room.
+        for old in observed
+            .iter()
+            .filter(|address| address.net.addr() == net.addr())
+            .filter(unwanted)
+        {
+            steps.push(Action::RemoveAddress(old.net));
+        }
+        steps.push(Action::AddAddress(*net));
+    }
+    // Last, so that routes have an address to be kept for.
+    for old in observed.iter().filter(unwanted) {
+        if !desired.iter().any(|net| net.addr() == old.net.addr()) {
+            steps.push(Action::RemoveAddress(old.net));
+        }
+    }
+}
+
+fn routes(steps: &mut Steps, desired: &DesiredUplink, observed: &[Route]) {
+    let wanted = defaults(&desired.gateways);
+    let same = |route: &Route, gateway: &Gateway, metric: u32| {
+        route.gateway == Some(gateway.via)
+            && route.onlink == gateway.onlink
+            && route.metric == metric
+    };
+    let found = || {
+        observed
+            .iter()
+            .filter(|route| route.destination.prefix_len() == 0)
+    };
+    let missing =
+        |gateway: &Gateway, metric: u32| !found().any(|route| same(route, gateway, metric));
+    for (gateway, metric) in wanted
+        .iter()
+        .filter(|(gateway, metric)| missing(gateway, *metric))
+    {
+        steps.push(Action::AddDefault {
+            gateway: *gateway,
+            metric: *metric,
+        });
+    }
+    for route in found() {
+        let ours = match route.origin {
+            Origin::Static => true,
+            Origin::Advertised => desired.auto.is_none(),
+            Origin::Other => false,
+        };
+        let v4 = route.destination.addr().is_ipv4();
+        // Kept as it is, or replaced by the one that is added with its metric.
+        let settled = wanted.iter().any(|(gateway, metric)| {
+            let takes_its_place =
+                *metric == route.metric && gateway.via.is_ipv4() == v4 && missing(gateway, *metric);
+            same(route, gateway, *metric) || takes_its_place
+        });
+        if ours && !settled {
+            let Route {
+                destination,
+                gateway,
+                metric,
+                ..
+            } = *route;
+            steps.push(Action::RemoveDefault {
+                destination,
+                gateway,
+                metric,
+            });
+        }
+    }
+}
+
+/// The default routes with their metrics: those of each family count up from [`METRIC`].
+fn defaults(gateways: &[Gateway]) -> Vec<(Gateway, u32)> {
+    let family = |v4: bool| {
+        gateways
+            .iter()
+            .filter(move |gateway| gateway.via.is_ipv4() == v4)
+            .copied()
+            .zip(METRIC..)
+    };
+    family(true).chain(family(false)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! The two pictures that a plan is made from: what is there ([`Observed`]) and what should be ([`Desired`]).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::firewall::Loaded;
+use crate::settings::{Gateway, UplinkKind};
+
+/// A link as the kernel shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its index, unique within its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// How many packets may wait for it.
+    pub txqueuelen: u32,
+    /// Its hardware address, when it has one of six bytes.
+    pub mac: Option<[u8; 6]>,
+    /// Set up by an administrator.
+    pub up: bool,
+    /// Its wire, or what stands for it, is there.
+    pub carrier: bool,
+    /// The index of the link that carries it, in that link's namespace.
+    pub lower: Option<u32>,
+    /// The index of the link that it is a port of.
+    pub master: Option<u32>,
+    /// Its master is one that takes all it receives: a bridge, bond or team.
+    pub captive: bool,
+    /// Its alias.
+    pub alias: Option<String>,
+    /// The interface identifier of its addresses from router advertisements, when one is set.
+    pub token: Option<[u8; 8]>,
+}
+
+/// What a link is, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An ipvlan.
+    Ipvlan {
+        /// In L2 mode.
+        l2: bool,
+    },
+    /// A macvlan.
+    Macvlan {
+        /// In bridge mode.
+        bridge: bool,
+    },
+    /// A bridge.
+    Bridge,
+    /// An end of a veth pair.
+    Veth,
+    /// A TUN or TAP.
+    Tun,
+    /// Anything else.
+    Other,
+}
+
+/// An address as the kernel shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The index of its link.
+    pub link: u32,
+    /// The address with its prefix length.
+    pub net: IpNet,
+    /// Duplicate address detection still runs (RFC 4862).
+    pub tentative: bool,
+    /// Duplicate address detection found another one.
+    pub duplicate: bool,
+    /// Not to be used for new connections.
+    pub deprecated: bool,
+    /// Without a lifetime, as addresses from router advertisements have.
+    pub permanent: bool,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// The next router; none when the destination is on the link itself.
+    pub gateway: Option<IpAddr>,
+    /// The gateway is on the link although no address's prefix says so.
+    pub onlink: bool,
+    /// Its metric; the lowest wins.
+    pub metric: u32,
+    /// The index of its link.
+    pub link: u32,
+    /// Who made it.
+    pub origin: Origin,
+}
+
+/// Who made a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// An administrator or a program such as this one.
+    Static,
+    /// A router advertisement, by way of the kernel.
+    Advertised,
+    /// The kernel along with an address, or a routing daemon.
+    Other,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        match self.gateway {
+            Some(gateway) => write!(f, " via {gateway}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What should be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Kernel settings of the whole namespace: path below `/proc/sys`, value.
+    pub sysctls: Vec<(String, String)>,
+    /// The firewall's rules, by which they are known again; none when the operator has one of his own.
+    pub firewall: Option<Loaded>,
+    /// The link to the outside; none while only the namespace itself is looked at.
+    pub uplink: Option<DesiredUplink>,
+    /// The link into the mesh.
+    pub overlay: DesiredOverlay,
+}
+
+/// The link to the outside as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredUplink {
+    /// The host's interface.
+    pub parent: String,
+    /// How it shares its parent.
+    pub kind: UplinkKind,
+    /// A macvlan's hardware address.
+    pub mac: Option<[u8; 6]>,
+    /// The path's MTU in bytes; see [`crate::settings::Uplink::mtu`].
+    pub mtu: Option<u32>,
+    /// Kernel settings of this link, set before it goes up.
+    pub sysctls: Vec<(String, String)>,
+    /// All addresses it should have, the link-local one among them.
+    pub addresses: Vec<IpNet>,
+    /// Take further addresses and routes from router advertisements, with this interface identifier.
+    pub auto: Option<[u8; 8]>,
+    /// Default routers.
+    pub gateways: Vec<Gateway>,
+    /// Try once more those addresses that duplicate address detection refused.
+    pub retry_duplicates: bool,
+}
+
+/// The link into the mesh as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredOverlay {
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Kernel settings of this link.
+    pub sysctls: Vec<(String, String)>,
+    /// All addresses it should have, link-local ones aside.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Whether `lo` is up.
+    pub loopback_up: bool,
+    /// Kernel settings found among those desired; a missing one is one that this kernel does not have.
+    pub sysctls: BTreeMap<String, String>,
+    /// The firewall's rules.
+    pub firewall: Option<Loaded>,
+    /// The host's interface for the uplink.
+    pub parent: Option<Parent>,
+    /// The link to the outside.
+    pub uplink: Option<ObservedLink>,
+    /// The link into the mesh.
+    pub overlay: Option<ObservedLink>,
+}
+
+/// The host's interface for the uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    /// The interface.
+    pub link: Link,
+    /// The bridge, bond or team that takes all it receives.
+    pub master: Option<String>,
+    /// The kind of a virtual link on it that is in the host's own namespace; those in others cannot be seen.
+    pub carries: Option<UplinkKind>,
+}
+
+/// A link with what hangs on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// The link.
+    pub link: Link,
+    /// Its addresses.
+    pub addresses: Vec<Address>,
+    /// Its routes.
+    pub routes: Vec<Route>,
+}

@@ -1,0 +1,187 @@
+//! Kernel settings of the namespace. `/proc/sys/net` shows the namespace of the thread that looks, so these run on a
+//! thread inside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use crate::settings::UPLINK;
+
+/// A setting: its path below `/proc/sys`, the value, what does not work without it.
+#[derive(Debug, Clone, Copy)]
+struct Sysctl(&'static str, &'static str, &'static str);
+
+/// Of the whole namespace, set before any link goes up: links made later take `default` over. kernel: ip-sysctl.rst.
+const NAMESPACE: &[Sysctl] = &[
+    Sysctl(
+        "net/ipv6/conf/all/disable_ipv6",
+        "0",
+        "the node has no IPv6",
+    ),
+    Sysctl(
+        "net/ipv6/conf/default/disable_ipv6",
+        "0",
+        "the node has no IPv6",
+    ),
+    Sysctl(
+        "net/ipv4/ip_forward",
+        "1",
+        "pods do not reach other nodes over IPv4",
+    ),
+    Sysctl(
+        "net/ipv6/conf/all/forwarding",
+        "1",
+        "pods do not reach other nodes over IPv6",
+    ),
+    Sysctl(
+        "net/ipv6/conf/default/forwarding",
+        "1",
+        "pods do not reach other nodes over IPv6",
+    ),
+    // Loose: an answer may leave by another link than its question came in.
+    Sysctl(
+        "net/ipv4/conf/all/rp_filter",
+        "2",
+        "packets that come by another way than they would go are dropped",
+    ),
+    Sysctl(
+        "net/ipv4/conf/default/rp_filter",
+        "2",
+        "packets that come by another way than they would go are dropped",
+    ),
+    // Otherwise removing an address removes its prefix's others, and their routes, too.
+    Sysctl(
+        "net/ipv4/conf/all/promote_secondaries",
+        "1",
+        "a changed address interrupts its neighbours",
+    ),
+    Sysctl(
+        "net/ipv4/conf/default/promote_secondaries",
+        "1",
+        "a changed address interrupts its neighbours",
+    ),
+    Sysctl(
+        "net/bridge/bridge-nf-call-iptables",
+        "1",
+        "a pod does not reach Services that lead to its own node",
+    ),
+    Sysctl(
+        "net/bridge/bridge-nf-call-ip6tables",
+        "1",
+        "a pod does not reach Services that lead to its own node",
+    ),
+];
+
+pub(crate) fn of_namespace() -> Vec<(String, String)> {
+    NAMESPACE
+        .iter()
+        .map(|Sysctl(path, value, _)| ((*path).into(), (*value).into()))
+        .collect()
+}
+
+/// Of the uplink. `auto`: addresses come from router advertisements, which a router (forwarding is on) only reads at
+/// `accept_ra` 2.
+pub(crate) fn of_uplink(auto: bool) -> Vec<(String, String)> {
+    let per_link = |setting: &str, value: &str| {
+        (
+            format!("net/ipv6/conf/{UPLINK}/{setting}"),
+            value.to_owned(),
+        )
+    };
+    vec![
+        per_link("accept_ra", if auto { "2" } else { "0" }),
+        per_link("autoconf", if auto { "1" } else { "0" }),
+        per_link("use_tempaddr", "0"),
+        // The kernel makes no link-local address: ipvlans share their parent's hardware address.
+        per_link("addr_gen_mode", "1"),
+    ]
+}
+
+/// Of the link into the mesh: no member shall advertise itself as a router there.
+pub(crate) fn of_overlay(link: &str) -> Vec<(String, String)> {
+    vec![(format!("net/ipv6/conf/{link}/accept_ra"), "0".into())]
+}
+
+/// What does not work without this setting.
+fn cost(path: &str) -> &'static str {
+    match NAMESPACE.iter().find(|sysctl| sysctl.0 == path) {
+        Some(Sysctl(_, _, cost)) => cost,
+        None if path.ends_with("accept_ra") => {
+            "router advertisements on the link may change addresses and routes"
+        }
+        None => "IPv6 addresses other than the configured ones may appear",
+    }
+}
+
+fn file(path: &str) -> PathBuf {
+    Path::new("/proc/sys").join(path)
+}
+
+/// The current values; those that this kernel does not have are left out.
+pub(crate) fn read(paths: &[String]) -> BTreeMap<String, String> {
+    let value = |path: &String| {
+        Some((
+            path.clone(),
+            fs::read_to_string(file(path)).ok()?.trim_end().to_owned(),
+        ))
+    };
+    paths.iter().filter_map(value).collect()
+}
+
+/// Sets one. Never fails the node: what it costs is said, once.
+pub(crate) fn write(path: &str, value: &str) -> io::Result<()> {
+    fs::write(file(path), value)
+}
+
+/// Says once of each setting that it is missing or cannot be written, and what that costs.
+#[derive(Debug, Default)]
+pub(crate) struct Reported(BTreeSet<String>);
+
+impl Reported {
+    pub fn report(&mut self, path: &str, error: &io::Error) {
+        if !self.0.insert(path.to_owned()) {
+            return;
+        }
+        let cost = cost(path);
+        match error.kind() {
+            ErrorKind::NotFound if path.starts_with("net/bridge/") => {
+                tracing::warn!(
+                    sysctl = path,
+                    "{cost}: load the kernel's module br_netfilter (modprobe br_netfilter)"
+                );
+            }
+            ErrorKind::NotFound => {
+                tracing::warn!(
+                    sysctl = path,
+                    "{cost}: this kernel lacks the setting; use another kernel for it"
+                );
+            }
+            _ => {
+                tracing::warn!(sysctl = path, %error, "{cost}: make /proc/sys writable for the node")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_the_kernel_lacks_are_left_out() {
+        let paths = ["net/ipv4/ip_forward".to_owned(), "net/none/such".to_owned()];
+        assert_eq!(
+            read(&paths).into_keys().collect::<Vec<_>>(),
+            ["net/ipv4/ip_forward"]
+        );
+    }
+
+    #[test]
+    fn each_setting_is_reported_once() {
+        let mut reported = Reported::default();
+        reported.report("net/ipv4/ip_forward", &ErrorKind::NotFound.into());
+        reported.report("net/ipv4/ip_forward", &ErrorKind::NotFound.into());
+        assert_eq!(reported.0.len(), 1);
+    }
+}
