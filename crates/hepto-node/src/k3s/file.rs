@@ -99,6 +99,11 @@ impl Folder {
         write().map_err(|source| Error::file("write", &path, source))
     }
 
+    /// What a file says, if it is there.
+    pub fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.0.join(name)).ok()
+    }
+
     fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.0.join(name);
         match fs::remove_file(&path) {

@@ -196,7 +196,7 @@ pub struct Lifecycle {
     master_live: bool,
     /// Ends of k3s since the last forgiveness: the back-off's exponent.
     ends: u32,
-    restarts: u64,
+    restarts: u32,
     last_error: Option<String>,
     actions: VecDeque<Action>,
 }
@@ -338,7 +338,7 @@ impl Lifecycle {
     }
 
     /// How often k3s was started after an end.
-    pub fn restarts(&self) -> u64 {
+    pub fn restarts(&self) -> u32 {
         self.restarts
     }
 
@@ -458,7 +458,7 @@ impl Lifecycle {
             .mul_f64(0.5 + 0.5 * self.random.unit())
             .max(self.pace.backoff_least);
         self.ends = self.ends.saturating_add(1);
-        self.restarts += 1;
+        self.restarts = self.restarts.saturating_add(1);
         self.last_error = Some(why);
         self.actions.clear();
         self.stage = Stage::Backoff { until: now + delay };

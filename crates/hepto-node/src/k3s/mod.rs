@@ -133,7 +133,7 @@ pub struct Report {
     /// k3s's process on the host, while it runs.
     pub pid: Option<i32>,
     /// How often k3s was started again since the supervisor's start.
-    pub restarts: u64,
+    pub restarts: u32,
     /// Seconds until k3s is started again.
     pub retry_in_s: Option<u64>,
     /// What the node waits for.
@@ -165,9 +165,10 @@ impl Supervisor {
         sandbox: Sandbox,
         enter: Enter,
     ) -> Result<Supervisor, (Error, Sandbox)> {
-        if let Err(error) = prepare(&mut settings) {
-            return Err((error, sandbox));
-        }
+        let changed = match prepare(&mut settings) {
+            Ok(changed) => changed,
+            Err(error) => return Err((error, sandbox)),
+        };
         // The seed only has to differ between nodes.
         let seed = RandomState::new().hash_one(&settings.arguments.node);
         let machine = Lifecycle::new(
@@ -189,6 +190,11 @@ impl Supervisor {
         {
             supervisor.hear(event);
             tracing::info!(state = %supervisor.machine.state(), "took over the node's running sandbox");
+        }
+        if supervisor.machine.state() == State::Joining && changed {
+            tracing::warn!(
+                "k3s runs on with its earlier settings; stop the node and run it again to apply the new ones"
+            );
         }
         supervisor.machine.handle(Instant::now(), Event::Prepared);
         Ok(supervisor)
@@ -395,8 +401,8 @@ impl Supervisor {
     }
 }
 
-/// Checks the binary and writes the files.
-fn prepare(settings: &mut Settings) -> Result<(), Error> {
+/// Checks the binary and writes the files. Whether the config file is another than the last time.
+fn prepare(settings: &mut Settings) -> Result<bool, Error> {
     check_binary(&settings.binary)?;
     let etc = file::Folder::open(outside(&settings.directory, argument::ETC))?;
     if settings.arguments.role == Role::Server {

@@ -63,7 +63,11 @@ fn settings(role: Role, directory: &Path) -> Settings {
 fn every_file_of_k3s_is_written_for_root_alone_and_no_secret_is_in_the_config() {
     for role in [Role::Server, Role::Agent] {
         let home = tempfile::tempdir().unwrap();
-        prepare(&mut settings(role, home.path())).unwrap();
+        assert!(
+            !prepare(&mut settings(role, home.path())).unwrap(),
+            "a first config is no change"
+        );
+        assert!(!prepare(&mut settings(role, home.path())).unwrap());
         let etc = outside(home.path(), argument::ETC);
         let mut names: Vec<String> = Vec::new();
         for entry in std::fs::read_dir(&etc).unwrap() {
@@ -100,4 +104,13 @@ fn every_file_of_k3s_is_written_for_root_alone_and_no_secret_is_in_the_config() 
             "a cluster that was founded just now"
         );
     }
+}
+
+#[test]
+fn a_change_of_the_config_is_noticed() {
+    let home = tempfile::tempdir().unwrap();
+    prepare(&mut settings(Role::Agent, home.path())).unwrap();
+    let mut other = settings(Role::Agent, home.path());
+    other.arguments.extra = vec!["--node-label=home=a".into()];
+    assert!(prepare(&mut other).unwrap());
 }
