@@ -410,10 +410,12 @@ fn prepare(settings: &mut Settings) -> Result<bool, Error> {
     }
     etc.secrets(&settings.secret)?;
     etc.write("resolv.conf", settings.resolv_conf.as_bytes())?;
-    etc.write(
-        "config.yaml",
-        argument::render(&settings.arguments).as_bytes(),
-    )
+    let config = argument::render(&settings.arguments);
+    let changed = etc
+        .read("config.yaml")
+        .is_some_and(|before| before != config);
+    etc.write("config.yaml", config.as_bytes())?;
+    Ok(changed)
 }
 
 fn check_binary(path: &Path) -> Result<(), Error> {
