@@ -13,6 +13,8 @@
 //! - to be joined again: it never heals a cut of 25 s or more by itself;
 //! - a watchdog, for what else makes it deaf.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -98,21 +100,31 @@ pub struct View {
     pub record: Bytes,
     /// Our own overlay address and [`PORT`].
     pub bind: SocketAddr,
-    /// The peers, by name.
-    pub peers: BTreeMap<NodeName, Peer>,
+    /// Every other node that is known: its pinned identity and the sequence of its newest record.
+    pub known: BTreeMap<NodeName, Known>,
+    /// Those whose tunnel works: their overlay address and [`PORT`].
+    pub live: BTreeMap<NodeName, SocketAddr>,
 }
 
-/// A peer, as the driver knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// The identity pinned to this name.
+/// What is known of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The identity pinned to its name.
     pub identity: [u8; 32],
-    /// The sequence of the newest record.
+    /// The sequence of its newest record.
     pub sequence: u64,
-    /// Its overlay address and [`PORT`].
-    pub address: SocketAddr,
-    /// Whether the tunnel to it works.
-    pub live: bool,
+}
+
+/// Who gossip hears of, ourselves excluded; a suspected member counts. `None` while it does not run.
+pub type Online = Option<BTreeSet<NodeName>>;
+
+/// Something that gossip has to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// A record: verified, never ours, and newer than what the view held.
+    Record(Bytes),
+    /// [`Gossip::online`] has changed.
+    Online,
 }
 
 /// What gossip has counted.
@@ -142,7 +154,7 @@ struct Counters {
 /// Running gossip. Dropping it stops it.
 pub struct Gossip {
     view: watch::Sender<View>,
-    online: watch::Receiver<BTreeSet<NodeName>>,
+    online: watch::Receiver<Online>,
     records: mpsc::Receiver<Bytes>,
     counters: Arc<Counters>,
     task: JoinHandle<()>,
@@ -152,7 +164,7 @@ impl Gossip {
     /// Starts gossip on the current tokio runtime. It binds as soon as the address exists, and says so when that takes long.
     pub fn start(settings: Settings, view: View) -> Gossip {
         let (view_in, view) = watch::channel(view);
-        let (online_in, online) = watch::channel(BTreeSet::new());
+        let (online_in, online) = watch::channel(None);
         let (records_in, records) = mpsc::channel(256);
         let counters = Arc::new(Counters::default());
         let supervisor = Supervisor {
@@ -180,21 +192,18 @@ impl Gossip {
         });
     }
 
-    /// The next record that gossip brought: verified, ours never, and newer than what the view held. Cancel-safe.
-    pub async fn record(&mut self) -> Option<Bytes> {
-        self.records.recv().await
-    }
-
-    /// Waits until the set of [`Gossip::online`] has changed. Cancel-safe.
-    pub async fn changed(&mut self) {
-        if self.online.changed().await.is_err() {
-            // The supervisor is gone, which only its end does: nothing will ever change.
-            std::future::pending::<()>().await;
+    /// What gossip has to say next. Cancel-safe.
+    pub async fn hear(&mut self) -> Heard {
+        tokio::select! {
+            Some(record) = self.records.recv() => Heard::Record(record),
+            Ok(()) = self.online.changed() => Heard::Online,
+            // The supervisor ends with us alone: nothing more will come.
+            else => std::future::pending().await,
         }
     }
 
-    /// Who gossip hears of, ourselves excluded. A suspected member counts.
-    pub fn online(&self) -> BTreeSet<NodeName> {
+    /// Who gossip hears of now.
+    pub fn online(&self) -> Online {
         self.online.borrow().clone()
     }
 
@@ -224,7 +233,7 @@ impl Gossip {
 struct Supervisor {
     settings: Arc<Settings>,
     view: watch::Receiver<View>,
-    online: watch::Sender<BTreeSet<NodeName>>,
+    online: watch::Sender<Online>,
     records: mpsc::Sender<Bytes>,
     counters: Arc<Counters>,
 }
@@ -259,7 +268,7 @@ impl Supervisor {
             let began = Instant::now();
             // A task of its own: what panics inside ends that task, and not us.
             let end = tokio::spawn(session.run()).await.unwrap_or(End::Panicked);
-            self.online.send_modify(BTreeSet::clear);
+            self.online.send_replace(None);
             if began.elapsed() > HEALTHY {
                 failures = 0;
             }

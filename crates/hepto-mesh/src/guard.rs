@@ -4,6 +4,8 @@
 //! who reaches the port abort the process. Here a frame's length is judged as it is read, before memberlist sees it,
 //! and connections are counted, in all and by address. Nothing but encrypted frames passes.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;

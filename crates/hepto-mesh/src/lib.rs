@@ -7,9 +7,10 @@
 //! facts) and [`seal`] (messages on the wire).
 
 pub mod address;
-pub mod gossip;
-pub mod guard;
 pub mod core;
+pub mod driver;
+pub mod gossip;
+mod guard;
 pub mod identity;
 pub mod key;
 pub mod name;

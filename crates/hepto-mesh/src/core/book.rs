@@ -493,6 +493,12 @@ struct Known {
 }
 
 impl Roster {
+    /// Every other node: its name, pinned identity and the sequence of its newest record.
+    pub fn known(&self) -> impl Iterator<Item = (&NodeName, [u8; 32], Sequence)> {
+        let members = self.members.iter();
+        members.map(|(name, known)| (name, known.identity, known.sequence))
+    }
+
     /// Judges a record that gossip brings for the node called `name`: it has to hold, to be that node's and not ours, by
     /// the pinned identity, and not older than what is known. Whether its address is right is for the caller, who has
     /// the address plan and the record's `attempt`.

@@ -130,10 +130,10 @@ impl Callbacks {
         if claim.address != *node.address() {
             return Err(Veto::Address);
         }
-        let newer = match self.view.borrow().peers.get(&claim.name) {
-            Some(peer) if peer.identity != claim.identity => return Err(Veto::Identity),
-            Some(peer) if claim.sequence < peer.sequence => return Err(Veto::Older),
-            Some(peer) => claim.sequence > peer.sequence,
+        let newer = match self.view.borrow().known.get(&claim.name) {
+            Some(known) if known.identity != claim.identity => return Err(Veto::Identity),
+            Some(known) if claim.sequence < known.sequence => return Err(Veto::Older),
+            Some(known) => claim.sequence > known.sequence,
             None if self.admit(&claim.name) => true,
             None => return Err(Veto::Crowd),
         };

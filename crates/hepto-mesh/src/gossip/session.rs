@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::delegate::{Callbacks, Hint};
-use super::{Counters, End, Peer, Settings, View};
+use super::{Counters, End, Online, Settings, View};
 use crate::guard::GuardedTcp;
 use crate::name::NodeName;
 
@@ -66,7 +66,7 @@ fn options(settings: &Settings) -> Options {
 pub(super) struct Session {
     pub settings: Arc<Settings>,
     pub view: watch::Receiver<View>,
-    pub online: watch::Sender<BTreeSet<NodeName>>,
+    pub online: watch::Sender<Online>,
     pub records: mpsc::Sender<Bytes>,
     pub counters: Arc<Counters>,
     /// Rounds of lost pings before the end.
@@ -141,7 +141,7 @@ impl Session {
                             }
                         });
                     }
-                    let risen = risen(&held.peers, &view.peers);
+                    let risen = risen(&held.live, &view.live);
                     held = view;
                     joins.ask(list, risen);
                 }
@@ -152,9 +152,9 @@ impl Session {
                 },
                 _ = rejoin.tick() => {
                     self.publish(list).await;
-                    joins.ask(list, missing(&held.peers, &self.online.borrow()));
+                    joins.ask(list, missing(&held.live, &self.online.borrow()));
                 }
-                _ = watch.tick() => watchdog.ping(list, &held.peers),
+                _ = watch.tick() => watchdog.ping(list, &held.live),
                 lost = watchdog.round() => if lost >= self.patience {
                     return End::Deaf;
                 },
@@ -185,8 +185,8 @@ impl Session {
             .filter(|name| name != own)
             .collect();
         self.online.send_if_modified(|held| {
-            let changed = *held != names;
-            *held = names;
+            let changed = held.as_ref() != Some(&names);
+            *held = Some(names);
             changed
         });
     }
@@ -198,20 +198,20 @@ fn ticker(period: Duration) -> tokio::time::Interval {
     ticker
 }
 
+type Live = BTreeMap<NodeName, SocketAddr>;
+
 /// Peers whose tunnel came up.
-fn risen(before: &BTreeMap<NodeName, Peer>, now: &BTreeMap<NodeName, Peer>) -> Vec<SocketAddr> {
-    now.iter()
-        .filter(|(name, peer)| peer.live && !before.get(*name).is_some_and(|held| held.live))
-        .map(|(_, peer)| peer.address)
-        .collect()
+fn risen(before: &Live, now: &Live) -> Vec<SocketAddr> {
+    let new = now.iter().filter(|(name, _)| !before.contains_key(*name));
+    new.map(|(_, address)| *address).collect()
 }
 
 /// Live peers that the list lacks.
-fn missing(peers: &BTreeMap<NodeName, Peer>, online: &BTreeSet<NodeName>) -> Vec<SocketAddr> {
-    peers
-        .iter()
-        .filter(|(name, peer)| peer.live && !online.contains(*name))
-        .map(|(_, peer)| peer.address)
+fn missing(live: &Live, online: &Online) -> Vec<SocketAddr> {
+    let listed = |name| online.as_ref().is_some_and(|names| names.contains(name));
+    live.iter()
+        .filter(|(name, _)| !listed(name))
+        .map(|(_, address)| *address)
         .collect()
 }
 
@@ -270,8 +270,8 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn ping(&mut self, list: &List, peers: &BTreeMap<NodeName, Peer>) {
-        let live: Vec<_> = peers.iter().filter(|(_, peer)| peer.live).collect();
+    fn ping(&mut self, list: &List, live: &Live) {
+        let live: Vec<_> = live.iter().collect();
         if live.is_empty() {
             // Nobody can be reached by anyone: that is not memberlist's fault.
             self.lost = 0;
@@ -282,9 +282,9 @@ impl Watchdog {
         }
         self.answered = false;
         for _ in 0..live.len().min(2) {
-            let (name, peer) = live[self.next % live.len()];
+            let (name, &address) = live[self.next % live.len()];
             self.next = self.next.wrapping_add(1);
-            let node = Node::new(SmolStr::new(name.as_str()), peer.address);
+            let node = Node::new(SmolStr::new(name.as_str()), address);
             let list = list.clone();
             self.pings
                 .spawn(async move { list.ping(node).await.is_ok() });
