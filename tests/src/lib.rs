@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The lab of the end-to-end tests: whole nodes, in homes of their own, on one kernel.
+//!
+//! A test calls [`isolated`] with what it does; that runs in a process of its own with its own
+//! mounts, network and process ids, so that nothing outlives it, also when it fails. Inside, a
+//! [`Lab`] is a street with homes (`hepto_net::lab`), a [`Node`] a `hepto-node run` in one of them,
+//! and an [`Inventory`] what a home has now, to be compared with what it had before. Tests wait on
+//! conditions with [`until`]; none sleeps for luck.
+//!
+//! This crate speaks to a node as an operator does, by its config file, command line, signals and
+//! network, never by its types. Start reading at `node.rs`.
+
+mod capture;
+mod filter;
+mod inventory;
+mod isolate;
+mod node;
+mod slow;
+mod town;
+mod wait;
+
+pub use capture::{Capture, Seen};
+pub use filter::Filter;
+pub use hepto_net::lab::{Echo, Home, LAN, Space, Street, echo, throughput};
+pub use inventory::Inventory;
+pub use isolate::{isolated, isolated_for};
+pub use node::Node;
+pub use slow::SlowLine;
+pub use town::{Lab, Recipe};
+pub use wait::{until, within};

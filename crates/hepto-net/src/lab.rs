@@ -142,6 +142,25 @@ impl Street {
         })
     }
 
+    /// Leads the home's line over two links of the street that exist already: `near` gets what the
+    /// home sends and gives what it hears, `far` does the same for everyone else. Whoever owns both
+    /// carries the frames between them.
+    pub fn divert(&self, home: &Home, near: &str, far: &str) -> Result<(), Error> {
+        let detour = format!("{near}-br");
+        wire::within(&self.space, async |wire| {
+            wire.bridge(&detour).await?;
+            for (link, bridge) in [
+                (home.door.as_str(), detour.as_str()),
+                (near, &detour),
+                (far, BRIDGE),
+            ] {
+                wire.plug(link, Some(bridge)).await?;
+                wire.switch(link, true).await?;
+            }
+            Ok(())
+        })
+    }
+
     /// Pulls the home's cable, or puts it back: its `lan0` sees the carrier go and come.
     pub fn carrier(&self, home: &Home, on: bool) -> Result<(), Error> {
         wire::within(&self.space, async |wire| wire.switch(&home.door, on).await)
@@ -210,6 +229,11 @@ impl Space {
     /// Adds addresses to a link, without duplicate address detection, and switches it on.
     pub fn address(&self, link: &str, addresses: &[IpNet]) -> Result<(), Error> {
         wire::within(self, async |wire| wire.address(link, addresses).await)
+    }
+
+    /// Gives a link another name.
+    pub fn rename(&self, link: &str, name: &str) -> Result<(), Error> {
+        wire::within(self, async |wire| wire.rename(link, name).await)
     }
 
     /// Switches a link on or off.

@@ -91,6 +91,12 @@ impl Wire {
         set.map_err(|error| refused(format!("cannot switch {name} on or off"), error))
     }
 
+    pub async fn rename(&self, name: &str, new: &str) -> Result<(), Error> {
+        let link = LinkUnspec::new_with_index(index(name)?).name(new);
+        let set = self.0.link().set(link.build()).execute().await;
+        set.map_err(|error| refused(format!("cannot rename {name} to {new}"), error))
+    }
+
     /// Switches a link on and gives it addresses. They are in use at once: nobody else is there.
     pub async fn address(&self, name: &str, addresses: &[IpNet]) -> Result<(), Error> {
         self.switch(name, true).await?;

@@ -1,0 +1,121 @@
+//! How soon two nodes that have never met can talk.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hepto_tests::{Capture, Node, Recipe, SlowLine, isolated};
+
+use crate::{SOON, new_lab, seconds};
+
+const PORT: u16 = 9;
+/// An address of the homes' network at which nobody is.
+const DEAD: &str = "192.168.77.250:51820";
+
+#[test]
+fn a_first_packet_arrives_within_four_round_trips() {
+    isolated(|| {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus"]);
+        let delay = Duration::from_millis(150);
+        SlowLine::lay(&lab.street, nodes[1].home(), delay);
+        let (first, rest) = nodes.split_at_mut(1);
+        first[0].start();
+        let line = Capture::of(rest[0].home());
+        let arrived = first_arrival(&first[0], &mut rest[0]).0;
+        let ours = rest[0].recipe.uplink;
+        let hello = line.first(SOON, "venus speaks", |seen| {
+            ours.contains(&seen.from.ip()) && seen.to.port() == 51820
+        });
+        let took = arrived - hello.at;
+        // A tenth of the promise is for this machine's own delays.
+        assert!(
+            took <= delay * 8 * 11 / 10,
+            "{took:?} for a round trip of {:?}",
+            delay * 2
+        );
+    });
+}
+
+#[test]
+fn a_first_packet_arrives_within_a_second_of_the_last_start() {
+    isolated(|| {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus"]);
+        let (first, rest) = nodes.split_at_mut(1);
+        first[0].start();
+        let took = first_arrival(&first[0], &mut rest[0]).1;
+        assert!(took <= seconds(1), "{took:?}");
+    });
+}
+
+#[test]
+fn a_dead_first_endpoint_costs_no_more() {
+    isolated(|| {
+        let lab = new_lab();
+        let master = |recipe: Recipe| Recipe {
+            master: "mars".to_owned(),
+            ..recipe
+        };
+        // Both ways to hear of a dead endpoint: an anchor of one's own, and another's record.
+        let mars = lab
+            .recipe(1, "mars")
+            .with("mesh", &format!("endpoints = [{DEAD:?}]"));
+        let venus = lab.recipe(2, "venus");
+        let second = venus.uplink[0].to_string();
+        let pluto = Recipe {
+            anchors: vec![DEAD.to_owned(), second],
+            ..lab.recipe(3, "pluto")
+        };
+        let mut mars = lab.node(&lab.home(1), mars);
+        let mut venus = lab.node(&lab.home(2), master(venus));
+        let mut pluto = lab.node(&lab.home(3), master(pluto));
+        mars.start();
+        venus.start();
+        Node::all_meet(&[&mars, &venus], Instant::now(), SOON);
+        let took = first_arrival(&mars, &mut pluto).1;
+        assert!(took <= seconds(1), "{took:?}");
+    });
+}
+
+/// Starts the second node, which sends to the first all the time: when the first packet arrived, and
+/// how long after the start that was.
+fn first_arrival(to: &Node, from: &mut Node) -> (Instant, Duration) {
+    let [_, address] = to.overlay();
+    let inside = to.inside().expect("it runs");
+    let receiver = inside
+        .run(|| UdpSocket::bind(SocketAddr::new(address, PORT)))
+        .expect("the node lives")
+        .expect("its address");
+    receiver
+        .set_read_timeout(Some(SOON))
+        .expect("a socket option");
+    let over = AtomicBool::new(false);
+    from.start();
+    let start = Instant::now();
+    let from = &*from;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                // Refused until the node has its address; what is sent too early is lost.
+                send(from, address).ok();
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let received = receiver.recv(&mut [0; 16]);
+        let arrived = Instant::now();
+        over.store(true, Ordering::Relaxed);
+        received.expect("a packet arrives");
+        (arrived, arrived - start)
+    })
+}
+
+fn send(from: &Node, to: IpAddr) -> Result<(), String> {
+    let send = || UdpSocket::bind("[::]:0")?.send_to(b"first", SocketAddr::new(to, PORT));
+    from.inside()?
+        .run(send)
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! What a node promises, one test a promise, with whole nodes and real packets.
+//!
+//! Every test runs in a process of its own (`hepto_tests::isolated`) and needs root; where that is
+//! missing it fails, with one sentence. Long tests lie in modules that begin early in the alphabet,
+//! so that the others run beside them.
+
+mod barrage;
+mod beside;
+mod clock;
+mod collision;
+mod cut;
+mod first_packet;
+mod key;
+mod lab;
+mod meet;
+mod restart;
+mod scan;
+mod secret;
+mod stop;
+
+use std::time::Duration;
+
+use hepto_tests::Lab;
+
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_hepto-node");
+
+/// Patience for what has no promised time.
+const SOON: Duration = Duration::from_secs(20);
+
+fn new_lab() -> Lab {
+    Lab::new(PROGRAM)
+}
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}

@@ -1,0 +1,216 @@
+//! Nodes find one another.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Instant;
+
+use hepto_tests::{Capture, Echo, Node, Space, isolated, within};
+
+use crate::{SOON, new_lab, seconds};
+
+/// The promise of the default `network.mtu`, 1400.
+const TUNNEL_MTU: usize = 1320;
+const EMSGSIZE: i32 = 90;
+
+#[test]
+fn three_nodes_reach_one_another_by_address_and_name_within_five_seconds() {
+    isolated(|| {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus", "pluto"]);
+        for node in &mut nodes {
+            node.start();
+        }
+        let start = Instant::now();
+        let all: Vec<&Node> = nodes.iter().collect();
+        Node::all_meet(&all, start, seconds(5));
+        for node in &nodes {
+            for other in &nodes {
+                let addresses = other.overlay();
+                let left = seconds(5).saturating_sub(start.elapsed());
+                within(
+                    left,
+                    &format!("{} resolves {}", node.name(), other.name()),
+                    || {
+                        let known = node.exec_net(&["getent", "ahosts", other.name()])?;
+                        let all = addresses
+                            .iter()
+                            .all(|address| known.contains(&address.to_string()));
+                        all.then_some(()).ok_or(known)
+                    },
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn a_lone_master_has_its_overlay_addresses_within_a_second() {
+    isolated(|| {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars"]);
+        nodes[0].start();
+        let ask = || {
+            let addresses = nodes[0].overlay_now()?;
+            let inside = nodes[0].inside()?;
+            for address in addresses {
+                // An address that is absent or still tentative cannot be bound.
+                let bound = inside.run(|| UdpSocket::bind(SocketAddr::new(address, 0)));
+                bound
+                    .map_err(|error| error.to_string())?
+                    .map_err(|error| format!("{address}: {error}"))?;
+            }
+            Ok::<_, String>(())
+        };
+        within(seconds(1), "the master has its overlay addresses", ask);
+    });
+}
+
+#[test]
+fn a_packet_of_the_tunnels_mtu_passes_whole_and_one_byte_more_is_too_big() {
+    isolated(|| {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus"]);
+        nodes.iter_mut().for_each(Node::start);
+        Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), SOON);
+        let line = Capture::of(nodes[0].home());
+        for to in nodes[1].overlay() {
+            nodes[0]
+                .echo(Echo {
+                    size: TUNNEL_MTU,
+                    ..Echo::new(to)
+                })
+                .expect("the MTU passes");
+            let error = too_big(
+                &nodes[0].inside().expect("it runs"),
+                Echo {
+                    size: TUNNEL_MTU + 1,
+                    ..Echo::new(to)
+                },
+            );
+            assert_eq!(error, Some(EMSGSIZE), "{to}");
+        }
+        // Fragments would not be whole datagrams: the capture would not show them.
+        let largest = line.seen().iter().map(|seen| seen.bytes.len()).max();
+        assert_eq!(
+            largest,
+            Some(TUNNEL_MTU + 32),
+            "the outer datagram is the inner packet and WireGuard's 32 bytes"
+        );
+    });
+}
+
+#[test]
+fn pods_reach_pods_over_routes_on_the_overlay_and_hear_too_big() {
+    isolated(|| {
+        let lab = new_lab();
+        let home = [lab.home(1), lab.home(2)];
+        let recipe = |number, name| {
+            lab.recipe(number, name)
+                .with("cluster", "ula = \"fd77:77:77::/48\"")
+        };
+        let mut nodes = [
+            lab.node(&home[0], recipe(1, "mars")),
+            lab.node(&home[1], recipe(2, "venus")),
+        ];
+        nodes.iter_mut().for_each(Node::start);
+        Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), SOON);
+        let pods = [0, 1].map(|number| pod(&nodes[number], number + 1));
+        for (number, node) in nodes.iter().enumerate() {
+            let other = 1 - number;
+            let [ipv4, ipv6] = nodes[other].overlay();
+            let inside = node.inside().expect("it runs");
+            let route = |net: String, via| {
+                inside
+                    .route(net.parse().expect("a prefix"), via, Some("hepto0"))
+                    .expect("a route")
+            };
+            route(format!("10.42.{}.0/24", other + 1), ipv4);
+            route(format!("fd77:77:77:10{}::/64", other + 1), ipv6);
+        }
+        for to in ["10.42.2.2", "fd77:77:77:102::2"] {
+            let request = Echo {
+                size: TUNNEL_MTU,
+                ..Echo::new(to.parse().expect("an address"))
+            };
+            let ask = || {
+                pods[0]
+                    .run(|| hepto_tests::echo(request))
+                    .expect("the pod lives")
+            };
+            within(seconds(5), &format!("a pod hears {to}"), ask);
+            let larger = Echo {
+                size: TUNNEL_MTU + 1,
+                ..request
+            };
+            assert_eq!(
+                too_big(&pods[0], larger),
+                Some(EMSGSIZE),
+                "the node tells its pod, {to}"
+            );
+        }
+    });
+}
+
+/// A network of its own behind a node, as a pod has: 10.42.N.2 and the same of IPv6.
+fn pod(node: &Node, number: usize) -> Space {
+    let pod = Space::private().expect("a pod's namespaces");
+    let net = |text: String| text.parse().expect("a prefix");
+    let nets = |host: u8| {
+        [
+            net(format!("10.42.{number}.{host}/24")),
+            net(format!("fd77:77:77:10{number}::{host}/64")),
+        ]
+    };
+    let inside = node.inside().expect("it runs");
+    inside
+        .join(("pod0", &nets(1)), (&pod, "eth0", &nets(2)))
+        .expect("a pod's link");
+    pod.route(net("0.0.0.0/0".to_owned()), nets(1)[0].addr(), None)
+        .expect("a route");
+    pod.route(net("::/0".to_owned()), nets(1)[1].addr(), None)
+        .expect("a route");
+    pod
+}
+
+/// The error of an echo request, as a number.
+fn too_big(space: &Space, request: Echo) -> Option<i32> {
+    let answer = space
+        .run(|| hepto_tests::echo(request))
+        .expect("the space lives");
+    answer
+        .expect_err("it is larger than the MTU")
+        .raw_os_error()
+}
+
+#[test]
+fn three_nodes_meet_on_a_line_that_loses_a_fifth() {
+    isolated(|| {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus", "pluto"]);
+        let _lossy = nodes
+            .iter()
+            .map(|node| hepto_tests::Filter::loss(&lab.street, node.home(), 10))
+            .collect::<Vec<_>>();
+        nodes.iter_mut().for_each(Node::start);
+        let all: Vec<&Node> = nodes.iter().collect();
+        Node::all_meet(&all, Instant::now(), seconds(30));
+    });
+}
+
+#[test]
+fn a_node_of_three_is_small() {
+    isolated(|| {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus", "pluto"]);
+        nodes.iter_mut().for_each(Node::start);
+        let all: Vec<&Node> = nodes.iter().collect();
+        Node::all_meet(&all, Instant::now(), SOON);
+        for node in &nodes {
+            let megabytes = node.resident() as f64 / f64::from(1 << 20);
+            assert!(
+                megabytes <= 12.0,
+                "{} has {megabytes:.1} MB resident",
+                node.name()
+            );
+        }
+    });
+}
