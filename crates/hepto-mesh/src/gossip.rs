@@ -289,9 +289,15 @@ impl Supervisor {
                 }
             }
             let wait = self.settings.timing.back_off * (1 << failures.min(6));
+            // The address comes with the interface, and gossip should not be long behind it.
+            let most = if matches!(end, End::Unbound(_)) {
+                5
+            } else {
+                60
+            };
             failures += 1;
             tokio::select! {
-                () = sleep(wait.min(Duration::from_secs(60))) => {}
+                () = sleep(wait.min(Duration::from_secs(most))) => {}
                 gone = closed(&mut self.view) => return gone,
             }
         }

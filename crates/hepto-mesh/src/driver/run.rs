@@ -14,7 +14,7 @@ use super::file::BookFile;
 use super::inbox::{Arrival, InboxReceiver};
 use super::{Command, DiskTrouble, Event, Report, Send, Settings};
 use crate::address::Prefixes;
-use crate::core::{Core, GossipState, Input, Output};
+use crate::core::{Core, GossipState, Input, Output, Saved};
 use crate::gossip::{self, Claim, Gossip, Heard, Known, Timing, View};
 use crate::key::Derived;
 use crate::name::NodeName;
@@ -23,7 +23,10 @@ use crate::record::Record;
 /// Events on our own list above which nothing more is taken in: main is stuck.
 const BACKLOG: usize = 1024;
 /// A book that could not be written is tried again after this.
-const RETRY_SAVE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(30);
+/// News of others are written after this, with what has come meanwhile: when many nodes start at once, a card that
+/// takes 100 ms for a sync would keep this thread from its work.
+const GATHER: Duration = Duration::from_secs(1);
 
 /// How gossip is set up: what it may believe is computed here.
 pub(super) fn gossip_settings(settings: &Settings, keys: &Derived) -> gossip::Settings {
@@ -67,7 +70,10 @@ pub(super) struct Driver {
     /// What gossip reads may have changed.
     stale_view: bool,
     disk: Option<DiskTrouble>,
-    retry_save: Option<Instant>,
+    /// When the book is written next.
+    save_at: Option<Instant>,
+    /// What is on disk of our own: starts, attempt, settled. What we send depends on it.
+    own_saved: Option<(u32, u8, bool)>,
 }
 
 /// What woke the loop.
@@ -76,7 +82,7 @@ enum Wake {
     Arrival(Option<Arrival>),
     Gossip(Heard),
     Timeout,
-    Retry,
+    Save,
     Sent,
     MainGone,
 }
@@ -105,7 +111,8 @@ impl Driver {
             deaf: false,
             stale_view: false,
             disk: None,
-            retry_save: None,
+            save_at: None,
+            own_saved: None,
         }
     }
 
@@ -126,7 +133,7 @@ impl Driver {
                 Wake::Gossip(Heard::Record(record)) => self.handle(Input::GossipRecord(&record)),
                 Wake::Gossip(Heard::Online) => self.compare_online(),
                 Wake::Timeout => self.handle(Input::Timeout),
-                Wake::Retry => self.save(),
+                Wake::Save => self.save(),
                 Wake::Sent => {}
                 // The tunnel has ended: main is about to stop us, and its word is awaited.
                 Wake::Arrival(None) => self.deaf = true,
@@ -159,7 +166,7 @@ impl Driver {
             arrival = inbox.next(), if room && !self.deaf => Wake::Arrival(arrival),
             heard = hear(gossip.as_mut()), if room => Wake::Gossip(heard),
             () = at(due) => Wake::Timeout,
-            () = at(self.retry_save) => Wake::Retry,
+            () = at(self.save_at) => Wake::Save,
         }
     }
 
@@ -197,7 +204,7 @@ impl Driver {
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Save => self.save(),
+                Output::Save => self.ask_save(),
                 Output::Transmit { to, from, bytes } => {
                     // A route or an uplink may be missing for a while; the core asks again by itself.
                     if let Err(error) = (self.send)(&bytes, to, from) {
@@ -247,11 +254,24 @@ impl Driver {
         self.waiting.push_back(event);
     }
 
+    /// Writes at once what our next datagram may depend on, and soon what can be learnt again.
+    fn ask_save(&mut self) {
+        let saved = self.core.saved(Instant::now());
+        // A disk that is in trouble is not asked at every turn.
+        if self.own_saved == Some(own(&saved)) || self.disk.is_some() {
+            self.save_at.get_or_insert_with(|| Instant::now() + GATHER);
+        } else {
+            self.save();
+        }
+    }
+
     /// Writes the book. Trouble is said once for each kind of it, and tried again.
     fn save(&mut self) {
-        self.retry_save = None;
-        match self.book.write(self.core.saved(Instant::now()).encode()) {
+        self.save_at = None;
+        let saved = self.core.saved(Instant::now());
+        match self.book.write(saved.encode()) {
             Ok(()) => {
+                self.own_saved = Some(own(&saved));
                 if self.disk.take().is_some() {
                     tracing::info!("the mesh's book is written again");
                 }
@@ -267,7 +287,7 @@ impl Driver {
                     );
                 }
                 self.disk = Some(trouble);
-                self.retry_save = Some(Instant::now() + RETRY_SAVE);
+                self.save_at = Some(Instant::now() + RETRY);
             }
         }
     }
@@ -322,6 +342,10 @@ async fn hear(gossip: Option<&mut Gossip>) -> Heard {
         Some(gossip) => gossip.hear().await,
         None => std::future::pending().await,
     }
+}
+
+fn own(saved: &Saved) -> (u32, u8, bool) {
+    (saved.starts, saved.attempt, saved.settled)
 }
 
 async fn at(time: Option<Instant>) {

@@ -96,7 +96,7 @@ impl Session {
             NetTransportOptions::<_, TokioSocketAddrResolver, GuardedTcp>::with_stream_layer_options(id, gate)
                 .with_max_packet_size(MAX_PACKET)
                 .with_recv_buffer_size(256 * 1024)
-                .with_packet_buffer_size(256);
+                .with_packet_buffer_size(64);
         transport.add_bind_address(bind);
         let callbacks = Callbacks::new(
             self.settings.clone(),

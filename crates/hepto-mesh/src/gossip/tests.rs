@@ -319,3 +319,51 @@ async fn stopping_frees_the_port() {
     assert!(std::net::TcpListener::bind(lab.address(&name(1))).is_ok());
     assert!(std::net::UdpSocket::bind(lab.address(&name(1))).is_ok());
 }
+
+#[tokio::test]
+async fn garbage_at_full_rate_and_idle_connections_change_nothing() {
+    let lab = Lab::new();
+    let one = lab.start(1, lab.view(1, &[]));
+    until("it is up", || one.counts().starts == 1).await;
+    let (target, over) = (lab.address(&name(1)), Arc::new(AtomicBool::new(false)));
+    let flood = {
+        let (over, from) = (over.clone(), Ipv4Addr::new(127, lab.net, 9, 1));
+        std::thread::spawn(move || {
+            let socket = std::net::UdpSocket::bind((from, 0)).unwrap();
+            // Labelled as ours, so that it is not dropped at the first byte.
+            let garbage = [&[12, 3][..], b"lab", &[15, 1, 0, 0, 4, 0], &[0xA5; 1100]].concat();
+            let mut sent = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                sent += u64::from(socket.send_to(&garbage, target).is_ok());
+            }
+            sent
+        })
+    };
+    let mut idle = Vec::new();
+    for host in 1..=20 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        let from = Ipv4Addr::new(127, lab.net, 9, host);
+        socket.bind((from, 0).into()).unwrap();
+        idle.push(
+            within("a connection", socket.connect(target))
+                .await
+                .unwrap(),
+        );
+    }
+    let mut two = lab.start(2, lab.view(2, &[1]));
+    online(&one, &[2]).await;
+    online(&two, &[1]).await;
+    one.update(View {
+        record: record(1, 1, 2),
+        ..lab.view(1, &[2])
+    });
+    let news = within("the new record", record_of(&mut two)).await;
+    assert_eq!(news, record(1, 1, 2));
+    over.store(true, Ordering::Relaxed);
+    assert!(flood.join().unwrap() > 1000, "it was a flood");
+    assert_eq!(
+        one.counts().starts,
+        1,
+        "the watchdog saw no reason to rebuild"
+    );
+}
