@@ -15,5 +15,6 @@ pub mod identity;
 pub mod key;
 pub mod name;
 pub mod record;
+pub mod seal;
 pub mod statement;
 mod wire;

@@ -12,6 +12,7 @@ use super::limit::Bucket;
 use super::saved::SavedMember;
 use crate::name::{ClusterName, NodeName};
 use crate::record::{Record, RecordError, Sequence, Unverified};
+use crate::seal::message::{Item, KIND_RECORD};
 use crate::statement::{Statement, StatementKind};
 
 #[cfg(test)]
@@ -70,6 +71,12 @@ pub enum Refusal {
         /// The name refused for now.
         name: NodeName,
     },
+    /// Digests could not tell it from another name.
+    #[error("{name} has the same hash as another name; give the node another name")]
+    Hash {
+        /// The name refused.
+        name: NodeName,
+    },
     /// It comes from an address that its name does not have.
     #[error("{name} does not have the address that it speaks from")]
     Address {
@@ -117,20 +124,6 @@ impl Entry {
         self.idle + now.saturating_duration_since(self.idle_from)
     }
 }
-
-/// What a digest says of one object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Item {
-    /// First 8 bytes of the BLAKE2s-256 of the object's key: the order of digests.
-    pub hash: u64,
-    /// 0 for a record, else the kind of the statement.
-    pub kind: u8,
-    /// Newer wins.
-    pub sequence: u64,
-}
-
-/// Kind of a record in digests.
-pub(crate) const KIND_RECORD: u8 = 0;
 
 /// Hash of a name in digests.
 pub(crate) fn name_hash(name: Option<&NodeName>) -> u64 {
@@ -296,6 +289,11 @@ impl Book {
             self.refresh();
             return Ok(Offered::Newer);
         }
+        // Any member can find two such names in an hour, and an ambiguous digest would be refused as a whole.
+        let hash = name_hash(Some(&name));
+        if self.sequence(KIND_RECORD, hash).is_some() {
+            return Err(Refusal::Hash { name });
+        }
         if self.entries.len() + 1 >= NAMES_MAX {
             return Err(Refusal::Full { name });
         }
@@ -304,7 +302,7 @@ impl Book {
         }
         let entry = Entry {
             record,
-            hash: name_hash(Some(&name)),
+            hash,
             vouchers: Vec::new(),
             confirmed: false,
             heard: None,

@@ -3,22 +3,36 @@
 //! [`Core::handle`] takes an [`Input`] and the time; [`Core::poll_output`] yields what is to be done, in order;
 //! [`Core::next_timeout`] says when [`Input::Timeout`] is due. There is no socket, file, clock or randomness in here: time is
 //! an argument, nonces come from the seed given at construction. One seed and one history give one outcome.
+//!
+//! A message goes through `receive` (and `door`, which asks for tokens), books are compared in `conversation`, what is
+//! learnt lands in `book`, `membership` turns that into peers of the tunnel, `handshake` decides who starts a session, and
+//! `schedule` decides when to ask again.
 
+mod anchor;
 mod book;
+mod call;
+mod conversation;
+mod door;
+mod endpoint;
 mod event;
+mod handshake;
 mod limit;
+mod membership;
 mod notice;
+mod receive;
 mod report;
 mod saved;
+mod schedule;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{Rng, SeedableRng};
 
 pub use book::{NAMES_MAX, Refusal, Roster};
 pub use event::{Anchor, GossipState, Input, Output, Peer, PeerChange, Session, Settings};
@@ -26,21 +40,58 @@ pub use notice::Notice;
 pub use report::{AnchorReport, AnchorState, Counters, Member, Report};
 pub use saved::{Damaged, Saved, SavedMember};
 
-use crate::identity::Identity;
-use crate::record::Record;
+use anchor::Anchors;
+use book::{Book, Offered};
+use call::Calls;
+use conversation::Conversations;
+use door::Door;
+use endpoint::Endpoints;
+use membership::Membership;
+use schedule::Schedule;
+
+use crate::identity::{Identity, fingerprint};
+use crate::record::{Content, FLAG_SETTLED, Record, RecordError, Sequence, Unverified};
+use crate::seal::Seal;
+use crate::seal::message::{Head, Kind};
 
 /// Random at each start: tells a node's runs apart, and its own messages from others'.
 pub type BootId = [u8; 8];
 
+/// Notices that are remembered as said.
+const NOTICED_MAX: usize = 256;
+
 /// The state machine of one node.
 pub struct Core {
-    book: book::Book,
+    settings: Settings,
+    identity: Identity,
+    seal: Seal,
+    rng: ChaCha20Rng,
+    boot: BootId,
+    counter: u64,
+    starts: u32,
+    settled: bool,
+    book: Book,
+    /// The book has changed since the peers were brought in line with it.
+    book_changed: bool,
+    membership: Membership,
+    endpoints: Endpoints,
+    anchors: Anchors,
+    calls: Calls,
+    door: Door,
+    conversations: Conversations,
+    schedule: Schedule,
+    joined: bool,
     outputs: VecDeque<Output>,
-    attempt: u8,
+    counters: Counters,
+    noticed: BTreeSet<String>,
+    /// Time of the last input.
+    now: Instant,
 }
 
 impl Core {
     /// A core that starts now. `boot` and `seed` are fresh OS randomness; `saved` is what the last run left.
+    ///
+    /// Its first outputs save the raised start counter, tell the `attempt` of our own addresses, and list the known peers.
     pub fn new(
         settings: Settings,
         identity: Identity,
@@ -49,13 +100,16 @@ impl Core {
         seed: [u8; 32],
         now: Instant,
     ) -> Self {
-        let _ = (boot, ChaCha20Rng::from_seed(seed));
-        let content = crate::record::Content {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        let starts = saved.starts.saturating_add(1);
+        let content = Content {
             attempt: saved.attempt,
-            flags: 0,
+            flags: if saved.settled { FLAG_SETTLED } else { 0 },
             name: settings.node.clone(),
-            sequence: crate::record::Sequence {
-                start: saved.starts + 1,
+            sequence: Sequence {
+                start: starts,
                 change: 0,
             },
             endpoints: Vec::new(),
@@ -66,17 +120,59 @@ impl Core {
             tail: Vec::new(),
         };
         let own = Record::sign(content, &settings.cluster, &identity);
-        let book = book::Book::new(settings.cluster, own, saved.members, saved.statements, now);
-        Self {
-            book,
-            outputs: VecDeque::from([Output::Save]),
-            attempt: saved.attempt,
-        }
+        let mut core = Self {
+            seal: Seal::new(&settings.keys),
+            rng,
+            boot,
+            counter: 0,
+            starts,
+            settled: saved.settled,
+            book: Book::new(
+                settings.cluster.clone(),
+                own,
+                saved.members,
+                saved.statements,
+                now,
+            ),
+            book_changed: true,
+            membership: Membership::default(),
+            endpoints: Endpoints::new(
+                settings.port,
+                settings.prefixes.clone(),
+                &settings.endpoints,
+            ),
+            anchors: Anchors::new(&settings.anchors),
+            calls: Calls::default(),
+            door: Door::new(secret, now),
+            conversations: Conversations::default(),
+            schedule: Schedule::new(now),
+            joined: false,
+            outputs: VecDeque::from([Output::Save, Output::Attempt(saved.attempt)]),
+            counters: Counters::default(),
+            noticed: BTreeSet::new(),
+            now,
+            settings,
+            identity,
+        };
+        core.run(now);
+        core
     }
 
     /// Takes something that happened at `now`.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
-        let _ = (input, now);
+        match input {
+            Input::Datagram { bytes, from, to } => self.datagram(bytes, from, to, now),
+            Input::ForeignKey { from } => self.foreign_key(from),
+            Input::GossipRecord(bytes) => self.gossip_record(bytes, now),
+            Input::GossipState(name, state) => self.gossip_state(&name, state, now),
+            Input::PeerReady(public_key) => self.peer_ready(&public_key, now),
+            Input::Addresses(addresses) => self.set_addresses(addresses, now),
+            Input::Anchors(answers) => self.set_anchors(answers, now),
+            Input::Sessions(sessions) => self.set_sessions(&sessions, now),
+            Input::K3sStarted => self.settle(now),
+            Input::Timeout => {}
+        }
+        self.run(now);
     }
 
     /// The next thing to do; `None`: nothing before the next input.
@@ -84,17 +180,14 @@ impl Core {
         self.outputs.pop_front()
     }
 
-    /// When [`Input::Timeout`] is due.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        None
-    }
-
     /// What is to be on disk now.
     pub fn saved(&self, now: Instant) -> Saved {
         Saved {
-            attempt: self.attempt,
+            starts: self.starts,
+            attempt: self.book.own().content().attempt,
+            settled: self.settled,
             members: self.book.saved(now),
-            ..Saved::default()
+            statements: self.book.statements().cloned().collect(),
         }
     }
 
@@ -110,23 +203,275 @@ impl Core {
 
     /// Peers whose session can carry packets: those that gossip joins.
     pub fn live_peers(&self) -> Vec<Peer> {
-        Vec::new()
+        self.membership
+            .live(self.now)
+            .map(|state| state.peer.clone())
+            .collect()
     }
 
     /// All there is to show.
     pub fn report(&self, now: Instant) -> Report {
-        let _ = now;
+        let own = self.book.own().content();
+        let prefixes = &self.settings.prefixes;
+        let overlay_v4 = prefixes.overlay_v4(&own.name, own.attempt).into();
         Report {
-            own: self.book.own().content().clone(),
-            fingerprint: crate::identity::fingerprint(&self.book.own().content().identity),
-            addresses: Vec::new(),
-            joined: false,
-            members: Vec::new(),
-            anchors: Vec::new(),
-            observed: Vec::new(),
-            symmetric_nat: false,
+            own: own.clone(),
+            fingerprint: fingerprint(&own.identity),
+            addresses: vec![
+                overlay_v4,
+                prefixes.overlay_v6(&own.name, own.attempt).into(),
+            ],
+            joined: self.joined,
+            members: self
+                .book
+                .entries()
+                .map(|entry| self.member(entry, now))
+                .collect(),
+            anchors: self.anchors.report(|address| self.is_mine(address), now),
+            observed: self.endpoints.observed(now),
+            symmetric_nat: self.endpoints.symmetric_nat(now).is_some(),
             statements: self.book.statements().count(),
-            counters: Counters::default(),
+            counters: self.counters,
         }
+    }
+
+    fn member(&self, entry: &book::Entry, now: Instant) -> Member {
+        let content = entry.record.content();
+        let state = self.membership.peers.get(&content.wireguard);
+        let overlay_v6 = IpAddr::V6(
+            self.settings
+                .prefixes
+                .overlay_v6(&content.name, content.attempt),
+        );
+        Member {
+            name: content.name.clone(),
+            addresses: state.map_or_else(|| vec![overlay_v6], |state| state.peer.addresses()),
+            public_key: content.wireguard,
+            fingerprint: fingerprint(&content.identity),
+            endpoints: content.endpoints.clone(),
+            endpoint: state.and_then(|state| state.endpoint),
+            session_age: state
+                .and_then(|state| state.established)
+                .map(|made| now.saturating_duration_since(made)),
+            live: state.is_some_and(|state| state.is_live(now)),
+            gossip: state.map(|state| state.gossip).unwrap_or_default(),
+            heard: entry.heard.map(|at| now.saturating_duration_since(at)),
+            provisional: !entry.is_confirmed(),
+            dormant: state.is_none(),
+        }
+    }
+
+    fn set_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
+        if self.endpoints.set_interface(addresses) {
+            self.calls.forget_mine();
+            self.republish(now);
+            self.schedule.call_everyone();
+        }
+    }
+
+    fn set_anchors(&mut self, answers: Vec<(Anchor, Vec<SocketAddr>)>, now: Instant) {
+        if self.anchors.resolved(answers) {
+            self.schedule.call_anchors(now);
+        }
+    }
+
+    /// From here on our addresses stay.
+    fn settle(&mut self, now: Instant) {
+        if !self.settled {
+            self.settled = true;
+            self.outputs.push_back(Output::Save);
+            self.republish(now);
+        }
+    }
+
+    /// Takes in a record from whatever source; the result tells a caller who knows its sender what to do further.
+    fn learn(&mut self, offered: Unverified<'_>, now: Instant) -> Result<Offered, Refusal> {
+        let outcome = self.book.offer(offered, now);
+        match &outcome {
+            Ok(Offered::Known) => {}
+            Ok(Offered::New | Offered::Newer) => {
+                self.counters.records += 1;
+                self.book_changed = true;
+            }
+            Ok(Offered::OwnAhead(sequence)) => self.jump(*sequence, now),
+            Err(refusal) => self.refused(refusal),
+        }
+        outcome
+    }
+
+    fn refused(&mut self, refusal: &Refusal) {
+        if let Refusal::Record(error) = refusal {
+            return self.bad_record(*error);
+        }
+        self.counters.records_refused += 1;
+        self.notice(match refusal.clone() {
+            Refusal::Identity {
+                name,
+                pinned,
+                presented,
+            } => Notice::IdentityRefused {
+                name,
+                pinned: fingerprint(&pinned),
+                presented: fingerprint(&presented),
+            },
+            Refusal::NameTaken { presented } => Notice::NameTaken {
+                presented: fingerprint(&presented),
+            },
+            Refusal::TunnelKey { name, holder } => Notice::TunnelKeyRefused { name, holder },
+            Refusal::Full { name } => Notice::BookFull { name },
+            Refusal::Record(_)
+            | Refusal::Limited { .. }
+            | Refusal::Hash { .. }
+            | Refusal::Address { .. } => return,
+        });
+    }
+
+    fn bad_record(&mut self, error: RecordError) {
+        self.counters.records_bad += 1;
+        self.notice(Notice::BadRecord { error });
+    }
+
+    /// Others hold a newer record of ours than our storage knew: go past it, on disk first.
+    fn jump(&mut self, seen: Sequence, now: Instant) {
+        self.starts = seen.start.saturating_add(1);
+        self.outputs.push_back(Output::Save);
+        self.notice(Notice::SequenceBehind);
+        let mut content = self.book.own().content().clone();
+        content.sequence = Sequence {
+            start: self.starts,
+            change: 0,
+        };
+        self.publish(content, now);
+    }
+
+    /// Signs a new record of ours if it would say anything new.
+    fn republish(&mut self, now: Instant) {
+        let mut content = self.book.own().content().clone();
+        content.endpoints = self.endpoints.own(now);
+        content.flags = if self.settled { FLAG_SETTLED } else { 0 };
+        if content != *self.book.own().content() {
+            content.sequence.change = content.sequence.change.saturating_add(1);
+            self.publish(content, now);
+        }
+    }
+
+    fn publish(&mut self, content: Content, _now: Instant) {
+        let record = Record::sign(content, &self.settings.cluster, &self.identity);
+        self.book.set_own(record);
+        self.book_changed = true;
+        self.outputs.push_back(Output::OwnRecord);
+    }
+
+    /// Brings peers, hosts and our own address in line with the book.
+    fn follow_book(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.book_changed) {
+            return;
+        }
+        self.avoid_collision(now);
+        let changes = self.membership.reconcile(
+            &self.book,
+            &self.settings.prefixes,
+            &self.settings.keys,
+            now,
+        );
+        self.outputs.extend(changes);
+        self.outputs.push_back(Output::Roster);
+        self.schedule.save_soon(now);
+        self.book_changed = false;
+    }
+
+    /// Two names may compute one IPv4 address. Who has not settled, and is not the lower of two such, moves on to the next
+    /// attempt that nobody holds.
+    fn avoid_collision(&mut self, now: Instant) {
+        let own = self.book.own().content().clone();
+        let prefixes = self.settings.prefixes.clone();
+        let address = |content: &Content| prefixes.overlay_v4(&content.name, content.attempt);
+        let Some(rival) = self
+            .book
+            .entries()
+            .find(|entry| address(entry.record.content()) == address(&own))
+        else {
+            return;
+        };
+        let (name, rival_settled) = (rival.record.name().clone(), rival.record.is_settled());
+        if self.settled {
+            if rival_settled {
+                self.notice(Notice::AddressConflict {
+                    name,
+                    holder: own.name.clone(),
+                    address: address(&own),
+                });
+            }
+            return;
+        }
+        if !rival_settled && own.name < name {
+            return;
+        }
+        let taken: BTreeSet<_> = self
+            .book
+            .entries()
+            .map(|entry| address(entry.record.content()))
+            .collect();
+        let free = (1..=u8::MAX).map(|step| own.attempt.wrapping_add(step));
+        let free = free.map(|attempt| (attempt, prefixes.overlay_v4(&own.name, attempt)));
+        let Some((attempt, to)) = free.into_iter().find(|(_, to)| !taken.contains(to)) else {
+            return;
+        };
+        self.notice(Notice::AddressMoved {
+            holder: name,
+            from: address(&own),
+            to,
+        });
+        let mut content = own;
+        content.attempt = attempt;
+        content.sequence.change = content.sequence.change.saturating_add(1);
+        self.publish(content, now);
+        self.outputs
+            .extend([Output::Save, Output::Attempt(attempt)]);
+    }
+
+    fn foreign_key(&mut self, from: SocketAddr) {
+        let from = crate::wire::plain_socket(from);
+        self.counters.foreign_key += 1;
+        self.schedule.foreign |= self.anchors.addresses().any(|anchor| anchor == from);
+        self.notice(Notice::ForeignKey { from });
+    }
+
+    /// Says a thing once. Those of one kind whose details a stranger chooses are said once for all.
+    fn notice(&mut self, notice: Notice) {
+        let key = match &notice {
+            Notice::ForeignKey { .. } | Notice::BadRecord { .. } => notice.code().to_owned(),
+            _ => notice.to_string(),
+        };
+        if self.noticed.len() < NOTICED_MAX && self.noticed.insert(key) {
+            self.outputs.push_back(Output::Notice(notice));
+        }
+    }
+
+    fn is_mine(&self, address: SocketAddr) -> bool {
+        self.calls.is_mine(address) || self.endpoints.is_interface(address)
+    }
+
+    fn head(&mut self, kind: Kind, to: SocketAddr, now: Instant) -> Head {
+        self.counter += 1;
+        Head {
+            kind,
+            boot: self.boot,
+            counter: self.counter,
+            token: self.calls.token(to, now),
+        }
+    }
+
+    fn transmit(&mut self, to: SocketAddr, from: Option<IpAddr>, body: &[u8]) {
+        let mut nonce = [0; 24];
+        self.rng.fill_bytes(&mut nonce);
+        self.counters.sent += 1;
+        let bytes = self.seal.seal(body, nonce);
+        self.outputs.push_back(Output::Transmit { to, from, bytes });
+    }
+
+    /// 85 to 115 % of `time`, so that nodes do not march in step.
+    fn jitter(&mut self, time: Duration) -> Duration {
+        time * (85 + self.rng.next_u32() % 31) / 100
     }
 }

@@ -1,0 +1,242 @@
+//! Members as peers of the tunnel: differences, never a replacement of the whole set.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::book::{Book, Entry};
+use super::event::{GossipState, Output, Peer, PeerChange, Session};
+use crate::address::Prefixes;
+use crate::key::Derived;
+use crate::name::NodeName;
+
+/// Our own time without contact after which a peer is no peer of the tunnel any more.
+pub(super) const DORMANT_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
+/// WireGuard's REJECT_AFTER_TIME: an older session carries nothing.
+pub(super) const SESSION_LIFETIME: Duration = Duration::from_secs(180);
+/// HELLOs of one peer that wait for the tunnel: one a candidate.
+const WAITING_MAX: usize = 8;
+
+/// A HELLO that is answered once the tunnel has the peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting {
+    pub from: SocketAddr,
+    pub to: Option<IpAddr>,
+    pub boot: [u8; 8],
+    pub counter: u64,
+    pub hash: [u8; 32],
+}
+
+/// A peer of the tunnel.
+#[derive(Debug)]
+pub(super) struct PeerState {
+    pub peer: Peer,
+    /// The tunnel has it.
+    pub ready: bool,
+    pub gossip: GossipState,
+    /// The peer's run, as last heard.
+    pub boot: Option<[u8; 8]>,
+    /// Its session could carry packets when we last looked.
+    pub up: bool,
+    /// When its last session was made.
+    pub established: Option<Instant>,
+    /// Where the tunnel sends to.
+    pub endpoint: Option<SocketAddr>,
+    /// Sessions made before are of an earlier run of the peer.
+    pub void: Option<Instant>,
+    /// Since when there is no session.
+    pub lost: Instant,
+    /// When to say HELLO next, while there is none.
+    pub next_try: Instant,
+    /// When HELLO was last said.
+    pub tried: Option<Instant>,
+    /// Where it has proved to receive, and when.
+    pub validated: Option<(SocketAddr, Instant)>,
+    /// When we answered its HELLO: it is its turn to start a handshake.
+    pub answered: Option<Instant>,
+    /// When to start a handshake, while there is no session.
+    pub initiate_at: Option<Instant>,
+    /// When we last started one.
+    pub initiated: Option<Instant>,
+    pub waiting: Vec<Waiting>,
+}
+
+impl PeerState {
+    fn new(peer: Peer, now: Instant) -> Self {
+        Self {
+            peer,
+            ready: false,
+            gossip: GossipState::Absent,
+            boot: None,
+            up: false,
+            established: None,
+            endpoint: None,
+            void: None,
+            lost: now,
+            next_try: now,
+            tried: None,
+            validated: None,
+            answered: None,
+            initiate_at: None,
+            initiated: None,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Whether its session can carry packets.
+    pub fn is_live(&self, now: Instant) -> bool {
+        self.established.is_some_and(|made| {
+            now.saturating_duration_since(made) < SESSION_LIFETIME
+                && self.void.is_none_or(|void| made > void)
+        })
+    }
+
+    /// When its session ends unless it is renewed.
+    pub fn expires(&self) -> Option<Instant> {
+        self.established.map(|made| made + SESSION_LIFETIME)
+    }
+
+    /// Takes the tunnel's view.
+    pub fn set_session(&mut self, session: &Session, now: Instant) {
+        self.established = session.age.and_then(|age| now.checked_sub(age));
+        self.endpoint = session.endpoint;
+    }
+
+    /// Notes the peer's run; a new one has none of the old one's sessions.
+    pub fn set_boot(&mut self, boot: [u8; 8], now: Instant) {
+        if self.boot.is_some_and(|known| known != boot) {
+            self.void = Some(now);
+        }
+        self.boot = Some(boot);
+    }
+
+    /// Keeps a HELLO until the tunnel is ready; the newest of each address.
+    pub fn wait(&mut self, hello: Waiting) {
+        self.waiting.retain(|waiting| waiting.from != hello.from);
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push(hello);
+        }
+    }
+}
+
+/// All peers of the tunnel, by WireGuard key.
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    pub peers: BTreeMap<[u8; 32], PeerState>,
+    holders: BTreeMap<Ipv4Addr, NodeName>,
+    hosts: Vec<(NodeName, Vec<IpAddr>)>,
+}
+
+impl Membership {
+    pub fn by_name(&self, name: &NodeName) -> Option<&PeerState> {
+        self.peers.values().find(|state| state.peer.name == *name)
+    }
+
+    pub fn by_name_mut(&mut self, name: &NodeName) -> Option<&mut PeerState> {
+        self.peers
+            .values_mut()
+            .find(|state| state.peer.name == *name)
+    }
+
+    pub fn live(&self, now: Instant) -> impl Iterator<Item = &PeerState> {
+        self.peers.values().filter(move |state| state.is_live(now))
+    }
+
+    /// Brings the tunnel's peers and the hosts file in line with the book. Sessions of unchanged peers are not touched.
+    pub fn reconcile(
+        &mut self,
+        book: &Book,
+        prefixes: &Prefixes,
+        keys: &Derived,
+        now: Instant,
+    ) -> Vec<Output> {
+        self.hold_addresses(book, prefixes);
+        let wanted: BTreeMap<[u8; 32], Peer> = book
+            .entries()
+            .filter(|entry| entry.idle(now) < DORMANT_AFTER)
+            .map(|entry| self.peer(entry, book, prefixes, keys))
+            .map(|peer| (peer.public_key, peer))
+            .collect();
+        let mut outputs = Vec::new();
+        self.peers.retain(|public_key, state| {
+            let kept = wanted.contains_key(public_key);
+            if !kept {
+                let (name, public_key) = (state.peer.name.clone(), *public_key);
+                outputs.push(Output::Peer(PeerChange::Removed { name, public_key }));
+            }
+            kept
+        });
+        for (public_key, peer) in wanted {
+            let state = self.peers.get_mut(&public_key);
+            if state.as_ref().is_some_and(|state| state.peer == peer) {
+                continue;
+            }
+            outputs.push(Output::Peer(PeerChange::Set(peer.clone())));
+            match state {
+                Some(state) => state.peer = peer,
+                None => drop(self.peers.insert(public_key, PeerState::new(peer, now))),
+            }
+        }
+        let hosts = self.hosts(book, prefixes);
+        if hosts != self.hosts {
+            self.hosts = hosts.clone();
+            outputs.push(Output::Hosts(hosts));
+        }
+        outputs
+    }
+
+    fn peer(&self, entry: &Entry, book: &Book, prefixes: &Prefixes, keys: &Derived) -> Peer {
+        let content = entry.record.content();
+        let overlay_v4 = prefixes.overlay_v4(&content.name, content.attempt);
+        let holds = self.holders.get(&overlay_v4) == Some(&content.name);
+        let preshared = keys.preshared(&book.own().content().wireguard, &content.wireguard);
+        Peer {
+            name: content.name.clone(),
+            public_key: content.wireguard,
+            preshared_key: Zeroizing::new(preshared),
+            generation: 0,
+            overlay_v6: prefixes.overlay_v6(&content.name, content.attempt),
+            overlay_v4: holds.then_some(overlay_v4),
+            mtu: content.mtu,
+        }
+    }
+
+    /// Each IPv4 address belongs to one node: us, who had it before, who has settled, or the lower name.
+    fn hold_addresses(&mut self, book: &Book, prefixes: &Prefixes) {
+        let address =
+            |content: &crate::record::Content| prefixes.overlay_v4(&content.name, content.attempt);
+        let own = book.own().content();
+        let mut holders: BTreeMap<Ipv4Addr, (bool, bool, &NodeName)> = BTreeMap::new();
+        for entry in book.entries() {
+            let content = entry.record.content();
+            let held = self.holders.get(&address(content)) == Some(&content.name);
+            let claim = (!held, !entry.record.is_settled(), &content.name);
+            let best = holders.entry(address(content)).or_insert(claim);
+            *best = claim.min(*best);
+        }
+        holders.insert(address(own), (false, false, &own.name));
+        self.holders = holders
+            .into_iter()
+            .map(|(address, (_, _, name))| (address, name.clone()))
+            .collect();
+    }
+
+    fn hosts(&self, book: &Book, prefixes: &Prefixes) -> Vec<(NodeName, Vec<IpAddr>)> {
+        let own = book.own().content();
+        let v4 = prefixes.overlay_v4(&own.name, own.attempt).into();
+        let mut hosts = vec![(
+            own.name.clone(),
+            vec![v4, prefixes.overlay_v6(&own.name, own.attempt).into()],
+        )];
+        for entry in book.entries().filter(|entry| entry.is_confirmed()) {
+            let content = entry.record.content();
+            let v4 = prefixes.overlay_v4(&content.name, content.attempt);
+            let v4 = (self.holders.get(&v4) == Some(&content.name)).then_some(IpAddr::V4(v4));
+            let v6 = IpAddr::V6(prefixes.overlay_v6(&content.name, content.attempt));
+            hosts.push((content.name.clone(), v4.into_iter().chain([v6]).collect()));
+        }
+        hosts
+    }
+}
