@@ -12,6 +12,7 @@ mod k3s;
 mod secret;
 // The public rooms of the sandbox are used by `node.rs` and `k3s`.
 mod sandbox;
+mod target;
 
 use std::process::ExitCode;
 

@@ -48,10 +48,10 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Build the sandbox of a node (used by `run`)
     #[command(hide = true)]
-    Sandbox(exec::InnerArgs),
+    Sandbox,
     /// PID 1 of a node (used by `sandbox`)
     #[command(hide = true)]
-    Init(exec::InnerArgs),
+    Init,
 }
 
 /// Which node a command speaks to: by its config file, or by name where it runs.
@@ -77,8 +77,8 @@ pub fn main() -> ExitCode {
         Command::Kubectl(args) => kubectl::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Demo(args) => demo::run(args),
-        Command::Sandbox(args) => exec::sandbox(args),
-        Command::Init(args) => exec::init(args),
+        Command::Sandbox => exec::sandbox(),
+        Command::Init => exec::init(),
     };
     match result {
         Ok(code) => code,

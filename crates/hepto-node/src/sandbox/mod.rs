@@ -9,15 +9,35 @@
 //!
 //! This room knows nothing of k3s but where its files lie, and imports no other room.
 
+mod cgroup;
+mod contact;
+mod end;
 mod error;
+mod file;
 mod handle;
+mod init;
+mod launch;
+mod log;
+mod mount;
+mod mountpoint;
+mod readiness;
+mod state;
+mod wire;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use contact::{enter, programs};
 pub use error::Error;
+pub use file::{hosts, mask, resolv_conf, write_hosts, write_network};
 pub use handle::{Sandbox, cleanup};
+pub use init::init;
+pub use launch::sandbox;
+pub use mount::enter_network;
+
+/// init's socket in the run directory.
+const SOCKET: &str = "init.sock";
 
 /// What of the node's folder appears where inside: (folder in `<storage>/<node>`, path in the node).
 ///
@@ -103,7 +123,7 @@ pub enum Status {
 ///
 /// After [`Sandbox::start_or_adopt`] on a running init, the same events come first that led to its present
 /// state, so a supervisor that adopts needs no second path: `Spawned` for each program, then `Notify` with
-/// what it last said, then `Exited` if nobody has heard that yet.
+/// what it last said, then `Exited` if it has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A program runs.
