@@ -76,3 +76,40 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+/// Errors of the libraries have a code and often a fix; here they get an exit code.
+macro_rules! fault_from {
+    ($($error:ty => $fix:expr;)*) => {$(
+        impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                let fix: fn(&$error) -> Option<String> = $fix;
+                Fault { code: error.code(), what: error.to_string(), fix: fix(&error), exit: Exit::Failed }
+            }
+        }
+    )*};
+}
+
+fault_from! {
+    hepto_tunnel::Error => |error| error.fix();
+    hepto_mesh::driver::Error => |error| error.fix();
+    // Its sentences say what to do.
+    hepto_mesh::identity::IdentityError => |_| None;
+    crate::k3s::Error => |error| error.fix();
+    crate::sandbox::Error => |error| error.fix();
+}
+
+impl From<hepto_net::Error> for Fault {
+    fn from(error: hepto_net::Error) -> Self {
+        let exit = if error.is_permission() {
+            Exit::NoPermission
+        } else {
+            Exit::Failed
+        };
+        Fault {
+            code: error.code(),
+            what: error.to_string(),
+            fix: error.fix(),
+            exit,
+        }
+    }
+}

@@ -6,12 +6,15 @@
 
 mod cli;
 mod config;
+mod control;
 mod fault;
-#[allow(dead_code)] // joined by node.rs
 mod k3s;
-mod secret;
-// The public rooms of the sandbox are used by `node.rs` and `k3s`.
+mod node;
+mod peers;
 mod sandbox;
+mod secret;
+mod state;
+mod status;
 mod target;
 
 use std::process::ExitCode;

@@ -38,7 +38,7 @@ pub(crate) struct Patience {
 }
 
 /// What the caller tells of a peer.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PeerConfig {
     /// WireGuard public key.
     pub public_key: [u8; 32],

@@ -261,6 +261,15 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
         .map_err(Error::Thread)
 }
 
+/// The attempt at overlay addresses that this node settled on in earlier runs; 0 when there was none. The overlay's link
+/// needs it before the mesh starts.
+///
+/// # Errors
+/// When the book's folder or file cannot be used.
+pub fn saved_attempt(directory: &Path, cluster: &ClusterName) -> Result<u8, Error> {
+    Ok(read_book(directory, cluster)?.1.attempt)
+}
+
 /// Reads the book. A damaged one is put aside: the other nodes fill a new one.
 fn read_book(directory: &Path, cluster: &ClusterName) -> Result<(BookFile, Saved), Error> {
     let mut file = BookFile::open(directory)?;

@@ -67,7 +67,7 @@ fn show(file: &Path, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// The configuration, after its warnings; or its errors, on standard error.
-fn read(file: &Path) -> Option<(Config, Report)> {
+pub(super) fn read(file: &Path) -> Option<(Config, Report)> {
     let (config, report) = match config::read(file) {
         Ok((config, report)) => (Some(config), report),
         Err(report) => (None, report),

@@ -20,7 +20,7 @@ mod launch;
 mod log;
 mod mount;
 mod mountpoint;
-mod readiness;
+pub mod readiness;
 mod state;
 mod wire;
 

@@ -1,0 +1,210 @@
+//! The control socket: what the commands ask of a running node. One JSON object a line each way, versioned.
+//!
+//! The socket is root's alone, twice: by its mode and by the kernel's word on who connected (`SO_PEERCRED`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream as BlockingStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fault::Fault;
+use crate::status::{PeerStatus, Status};
+
+/// The socket's name in the run directory.
+pub const SOCKET: &str = "control.sock";
+/// The version of the requests and answers.
+const VERSION: u32 = 1;
+/// The longest request, bytes.
+const REQUEST_LIMIT: u64 = 4096;
+/// How long a command waits for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a command can ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ask {
+    /// The report.
+    Status,
+    /// The other nodes.
+    Peers,
+    /// Stop; the connection stays open until the process ends.
+    Stop,
+}
+
+/// What the node answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// To `Status`.
+    Status(Box<Status>),
+    /// To `Peers`.
+    Peers(Vec<PeerStatus>),
+    /// To `Stop`.
+    Stopping,
+    /// The request was not understood.
+    Error(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    version: u32,
+    request: Ask,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Reply {
+    version: u32,
+    answer: Answer,
+}
+
+/// A request on its way to the node's main loop.
+#[derive(Debug)]
+pub struct Pending {
+    /// What is asked.
+    pub ask: Ask,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Answer>,
+}
+
+/// Serves the control socket in `run_directory` on the current runtime; requests arrive at the receiver.
+///
+/// # Errors
+/// `E-CONTROL` when the socket cannot be made.
+pub fn serve(run_directory: &Path) -> Result<mpsc::Receiver<Pending>, Fault> {
+    let path = run_directory.join(SOCKET);
+    // The lock is ours, so a socket that lies here is a dead run's.
+    let _ = std::fs::remove_file(&path);
+    let listen = || {
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok::<_, std::io::Error>(listener)
+    };
+    let listener = listen().map_err(|error| {
+        Fault::new(
+            "E-CONTROL",
+            format!("cannot listen on {}: {error}", path.display()),
+        )
+        .fix("check that /run is writable and not full")
+    })?;
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(converse(stream, sender.clone()))),
+                // Out of descriptors: a pause lets others close theirs.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+async fn converse(stream: UnixStream, node: mpsc::Sender<Pending>) {
+    if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
+        return;
+    }
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = AsyncBufReader::new(reader);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader)
+            .take(REQUEST_LIMIT)
+            .read_until(b'\n', &mut line)
+            .await
+        {
+            Ok(read) if read > 0 => {}
+            _ => return,
+        }
+        let answer = match serde_json::from_slice::<Request>(&line) {
+            Ok(Request {
+                version: VERSION,
+                request,
+            }) => match ask(&node, request).await {
+                Some(answer) => answer,
+                None => return,
+            },
+            Ok(Request { version, .. }) => {
+                Answer::Error(format!("this node speaks version {VERSION}, not {version}"))
+            }
+            Err(error) => Answer::Error(format!("the request cannot be read: {error}")),
+        };
+        let Ok(mut text) = serde_json::to_vec(&Reply {
+            version: VERSION,
+            answer,
+        }) else {
+            return;
+        };
+        text.push(b'\n');
+        if writer.write_all(&text).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn ask(node: &mpsc::Sender<Pending>, ask: Ask) -> Option<Answer> {
+    let (answer, answered) = oneshot::channel();
+    node.send(Pending { ask, answer }).await.ok()?;
+    answered.await.ok()
+}
+
+/// The command's side of a control connection.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<BlockingStream>,
+}
+
+impl Client {
+    /// Connects to the node of `run_directory`.
+    ///
+    /// # Errors
+    /// When no process answers there.
+    pub fn connect(run_directory: &Path) -> std::io::Result<Client> {
+        let stream = BlockingStream::connect(run_directory.join(SOCKET))?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        Ok(Client {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Asks one thing and waits for the answer.
+    ///
+    /// # Errors
+    /// When the node went away, stays silent for ten seconds, or does not understand.
+    pub fn ask(&mut self, request: Ask) -> anyhow::Result<Answer> {
+        let mut text = serde_json::to_vec(&Request {
+            version: VERSION,
+            request,
+        })?;
+        text.push(b'\n');
+        self.stream
+            .get_mut()
+            .write_all(&text)
+            .context("the node closed its control socket")?;
+        let mut line = String::new();
+        self.stream
+            .read_line(&mut line)
+            .context("the node does not answer on its control socket")?;
+        let reply: Reply = serde_json::from_str(&line)
+            .context("the node's answer cannot be read: is it of another version?")?;
+        match reply.answer {
+            Answer::Error(error) => anyhow::bail!("the node refused the request: {error}"),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Waits until the node's process has ended, at most `limit`; whether it has.
+    pub fn wait_end(mut self, limit: Duration) -> bool {
+        if self.stream.get_mut().set_read_timeout(Some(limit)).is_err() {
+            return false;
+        }
+        matches!(self.stream.read_line(&mut String::new()), Ok(0))
+    }
+}

@@ -1,0 +1,197 @@
+//! What `status` and `peers` say, from what the parts know.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hepto_mesh::core::{self, AnchorState, GossipState};
+use hepto_mesh::driver::Report;
+use hepto_net::UplinkState;
+use hepto_tunnel::{Counters, PeerReport};
+
+use super::Node;
+use crate::config::{Config, FirewallMode, Mode};
+use crate::status::{
+    AnchorStatus, MeshStatus, NetworkStatus, PeerStatus, Problem, Status, UplinkStatus,
+};
+
+impl Node<'_> {
+    /// The whole report. `report` is what the mesh's thread answered.
+    pub(super) fn status(&self, report: &Report) -> Status {
+        let mesh = &report.core;
+        let k3s = self.workload.report(self.config);
+        let uplink = uplink(self.config, self.uplink);
+        let problems = self.problems(report, &uplink);
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            cluster: self.config.cluster.name.to_string(),
+            node: self.config.node.name.to_string(),
+            role: if self.config.is_master() {
+                "master"
+            } else {
+                "agent"
+            }
+            .into(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            ready: uplink.state == "up" && k3s.as_ref().is_none_or(|k3s| k3s.ready),
+            network: NetworkStatus {
+                namespace: self.config.namespace(),
+                uplink,
+                addresses: self.config.network.addresses.clone(),
+                firewall: if self.config.network.firewall == FirewallMode::On {
+                    "on"
+                } else {
+                    "off"
+                }
+                .into(),
+            },
+            mesh: MeshStatus {
+                addresses: mesh.addresses.clone(),
+                port: self.config.mesh.port,
+                mtu: self.config.tunnel_mtu(),
+                members: mesh.members.len() + 1,
+                reachable: mesh.members.iter().filter(|member| member.live).count() + 1,
+                anchors: mesh.anchors.iter().map(anchor).collect(),
+                refused: refused(report, &self.tunnel.counters()),
+            },
+            k3s,
+            problems,
+        }
+    }
+
+    fn problems(&self, report: &Report, uplink: &UplinkStatus) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = self
+            .notices
+            .values()
+            .map(|notice| Problem {
+                code: notice.code().into(),
+                what: notice.to_string(),
+                fix: notice.fix(),
+            })
+            .collect();
+        problems.extend(self.duplicates.iter().map(|address| Problem {
+            code: "E-NET-ADDR-DUP".into(),
+            what: format!("{address} is in use by another machine on {}'s network", uplink.parent),
+            fix: Some("give this node another address in network.addresses, or take it from the other machine".into()),
+        }));
+        problems.extend(report.disk.iter().map(|disk| Problem {
+            code: disk.code.into(),
+            what: disk.what.clone(),
+            fix: Some(disk.fix.into()),
+        }));
+        match uplink.state.as_str() {
+            "waiting" => problems.push(Problem {
+                code: "W-NET-PARENT-ABSENT".into(),
+                what: format!("the host has no interface {}", uplink.parent),
+                fix: Some("plug it in, or correct network.interface; the node takes it up as soon as it appears".into()),
+            }),
+            "down" => problems.push(Problem {
+                code: "W-NET-PARENT-DOWN".into(),
+                what: format!("the host's interface {} is down", uplink.parent),
+                fix: Some(format!("check the cable; ip link set {} up", uplink.parent)),
+            }),
+            _ => {}
+        }
+        problems
+    }
+
+    /// The other nodes, as this one reaches them.
+    pub(super) fn peer_statuses(&self, report: &Report) -> Vec<PeerStatus> {
+        let tunnel: BTreeMap<[u8; 32], PeerReport> = self
+            .tunnel
+            .peers()
+            .into_iter()
+            .map(|peer| (peer.public_key, peer))
+            .collect();
+        let status = |member: &core::Member| {
+            let peer = tunnel.get(&member.public_key);
+            PeerStatus {
+                name: member.name.to_string(),
+                addresses: member.addresses.clone(),
+                public_key: STANDARD.encode(member.public_key),
+                endpoint: peer.and_then(|peer| peer.endpoint),
+                handshake_age_s: peer
+                    .and_then(|peer| peer.last_handshake)
+                    .map(|age| age.as_secs()),
+                session: member.live,
+                rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
+                tx_bytes: peer.map_or(0, |peer| peer.tx_bytes),
+                gossip: match member.gossip {
+                    GossipState::Alive => "alive",
+                    GossipState::Suspect => "suspect",
+                    GossipState::Absent => "absent",
+                }
+                .into(),
+            }
+        };
+        report.core.members.iter().map(status).collect()
+    }
+}
+
+fn uplink(config: &Config, state: UplinkState) -> UplinkStatus {
+    UplinkStatus {
+        kind: match config.network.mode {
+            Mode::Ipvlan => "ipvlan",
+            Mode::Macvlan => "macvlan",
+        }
+        .into(),
+        parent: config.network.interface.clone(),
+        state: match state {
+            UplinkState::Up {
+                parent_up: true, ..
+            } => "up",
+            UplinkState::Up {
+                parent_up: false, ..
+            } => "down",
+            UplinkState::WaitingForParent => "waiting",
+        }
+        .into(),
+    }
+}
+
+fn anchor(report: &core::AnchorReport) -> AnchorStatus {
+    AnchorStatus {
+        anchor: report.anchor.to_string(),
+        answers: match report.state {
+            AnchorState::Answers => Some(true),
+            AnchorState::Silent | AnchorState::Unresolved => Some(false),
+            AnchorState::Myself => None,
+        },
+    }
+}
+
+/// What was refused, by reason; reasons with none are left out.
+fn refused(report: &Report, tunnel: &Counters) -> BTreeMap<String, u64> {
+    let (counters, inbox) = (&report.core.counters, &report.inbox);
+    let all = [
+        ("mesh_garbage", inbox.garbage),
+        ("mesh_foreign_key", inbox.foreign_key),
+        (
+            "mesh_queue_full",
+            inbox.peers_dropped + inbox.others_dropped,
+        ),
+        ("mesh_undecryptable", counters.undecryptable),
+        ("mesh_malformed", counters.malformed),
+        ("mesh_replayed", counters.replayed),
+        ("mesh_unasked", counters.unasked),
+        ("mesh_bad_token", counters.bad_token),
+        ("mesh_limited", counters.limited),
+        ("mesh_records_bad", counters.records_bad),
+        ("mesh_records_refused", counters.records_refused),
+        ("mesh_statements_refused", counters.statements_refused),
+        ("tunnel_no_peer", tunnel.no_peer),
+        ("tunnel_no_session", tunnel.no_session),
+        ("tunnel_unroutable", tunnel.unroutable),
+        ("tunnel_spoofed", tunnel.spoofed),
+        ("tunnel_malformed", tunnel.malformed),
+        ("tunnel_unauthentic", tunnel.unauthentic),
+        ("tunnel_unknown_session", tunnel.unknown_session),
+        ("tunnel_handshakes_refused", tunnel.handshakes_refused),
+        ("tunnel_rate_limited", tunnel.rate_limited),
+    ];
+    all.into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.to_string(), count))
+        .collect()
+}

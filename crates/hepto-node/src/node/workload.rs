@@ -1,0 +1,303 @@
+//! What runs in the node: a k3s in its sandbox, or nothing.
+//!
+//! k3s is given the node's overlay addresses at its first start and keeps them for good. So a first start waits
+//! until the mesh has had its say on them: an agent's until the master is a live peer, a server's until any
+//! member is, or for [`ALONE`], since the first node of a cluster is alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hepto_net::Entry;
+use zeroize::Zeroizing;
+
+use super::settings::{self, OVERLAY_LINK};
+use crate::config::{ClusterSecret, Config, FirewallMode, K3s};
+use crate::fault::Fault;
+use crate::k3s::{self, Arguments, Role, Secret, State, Supervisor};
+use crate::sandbox::{self, Sandbox};
+use crate::status::K3sStatus;
+
+/// How long a server that has never run waits for another member.
+const ALONE: Duration = Duration::from_secs(5);
+/// How long after its sandbox was lost, or could not be made anew, it is made again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What one [`Workload::step`] came to.
+pub enum Step {
+    /// The report may have changed.
+    Went,
+    /// The sandbox is lost; [`Workload::step`] makes it again.
+    Lost,
+}
+
+enum Phase {
+    /// Mesh only.
+    Off,
+    /// Nothing runs; it begins at this time, or when the mesh says so.
+    Waiting { since: Instant },
+    /// The sandbox is there.
+    Running(Box<Supervisor>),
+    /// The sandbox is lost.
+    Lost { until: Instant },
+}
+
+/// The workload of one node.
+pub struct Workload {
+    phase: Phase,
+    run_directory: PathBuf,
+    entry: Entry,
+    master_live: bool,
+}
+
+impl Workload {
+    /// Nothing runs yet.
+    pub fn new(config: &Config, run_directory: &Path, entry: Entry) -> Self {
+        let phase = if config.k3s.is_some() {
+            Phase::Waiting {
+                since: Instant::now(),
+            }
+        } else {
+            Phase::Off
+        };
+        Workload {
+            phase,
+            run_directory: run_directory.to_owned(),
+            entry,
+            master_live: false,
+        }
+    }
+
+    /// Whether k3s was started in this storage before, so that this node keeps its overlay addresses.
+    pub fn has_run(config: &Config) -> bool {
+        let etc = Path::new(k3s::argument::ETC).join("config.yaml");
+        sandbox::outside(&config.node_directory(), &etc).is_some_and(|file| file.exists())
+    }
+
+    /// Whether it is time to [`Workload::begin`]. `met`: a member has a live session.
+    pub fn due(&self, config: &Config, met: bool) -> bool {
+        match self.phase {
+            Phase::Waiting { since } if config.is_master() => {
+                met || Self::has_run(config) || since.elapsed() >= ALONE
+            }
+            // A k3s that runs from before is taken over at once.
+            Phase::Waiting { .. } => self.master_live || Self::has_run(config),
+            Phase::Lost { until } => Instant::now() >= until,
+            Phase::Off | Phase::Running(_) => false,
+        }
+    }
+
+    /// Makes or takes over the sandbox and the k3s in it.
+    ///
+    /// # Errors
+    /// When the sandbox cannot be made, or k3s cannot be started at all. What was made is taken down again.
+    pub async fn begin(
+        &mut self,
+        config: &Config,
+        attempt: u8,
+        hosts: &str,
+        resolv_conf: &str,
+    ) -> Result<(), Fault> {
+        let Some(k3s) = &config.k3s else {
+            return Ok(());
+        };
+        self.phase = Phase::Lost {
+            until: Instant::now() + RETRY,
+        };
+        let sandbox = Sandbox::start_or_adopt(&sandbox_settings(
+            config,
+            k3s,
+            &self.run_directory,
+            hosts,
+            resolv_conf,
+        ))
+        .await?;
+        let entry = self.entry.clone();
+        let started = Supervisor::start(
+            k3s_settings(config, k3s, attempt, resolv_conf.to_owned()),
+            sandbox,
+            Arc::new(move || entry.enter()),
+        );
+        match started.await {
+            Ok(mut supervisor) => {
+                supervisor.master_live(self.master_live);
+                self.phase = Phase::Running(Box::new(supervisor));
+                Ok(())
+            }
+            Err((error, sandbox)) => {
+                for failure in sandbox.stop(Duration::ZERO).await {
+                    tracing::error!("not removed: {failure}");
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Waits for the next thing to happen; for ever where nothing runs. Cancel-safe.
+    pub async fn step(&mut self) -> Step {
+        let Phase::Running(supervisor) = &mut self.phase else {
+            return std::future::pending().await;
+        };
+        match supervisor.step().await {
+            k3s::Step::Went | k3s::Step::Moved { .. } => Step::Went,
+            k3s::Step::SandboxGone => Step::Lost,
+        }
+    }
+
+    /// Removes what is left of a lost sandbox; it is made again after [`RETRY`].
+    pub async fn clear(&mut self) {
+        let lost = Phase::Lost {
+            until: Instant::now() + RETRY,
+        };
+        if let Phase::Running(supervisor) = std::mem::replace(&mut self.phase, lost) {
+            for failure in supervisor.stop().await {
+                tracing::warn!("{failure}");
+            }
+        }
+    }
+
+    /// Tells whether the master is a live peer.
+    pub fn master_live(&mut self, live: bool) {
+        self.master_live = live;
+        if let Phase::Running(supervisor) = &mut self.phase {
+            supervisor.master_live(live);
+        }
+    }
+
+    /// What `status` shows; `None` without k3s.
+    pub fn report(&self, config: &Config) -> Option<K3sStatus> {
+        let idle = |state: &str, since: Instant, detail: String| K3sStatus {
+            state: state.into(),
+            since_s: since.elapsed().as_secs(),
+            pid: None,
+            restarts: 0,
+            ready: false,
+            detail: Some(detail),
+        };
+        match &self.phase {
+            Phase::Off => None,
+            Phase::Waiting { since } => {
+                let detail = match config.is_master() {
+                    true => "waits for another node, a few seconds".into(),
+                    false => format!(
+                        "waits until the master {} is a live peer",
+                        config.cluster.master
+                    ),
+                };
+                Some(idle("waiting", *since, detail))
+            }
+            Phase::Lost { until } => Some(idle(
+                "lost",
+                *until - RETRY,
+                "the sandbox is made again in a moment".into(),
+            )),
+            Phase::Running(supervisor) => {
+                let report = supervisor.report();
+                let retry = report
+                    .retry_in_s
+                    .map(|seconds| format!("started again in {seconds} s"));
+                let details: Vec<String> = [report.waiting_for, report.last_error, retry]
+                    .into_iter()
+                    .flatten()
+                    .collect();
+                Some(K3sStatus {
+                    state: report.state.to_string(),
+                    since_s: report.since_s,
+                    pid: report.pid,
+                    restarts: report.restarts,
+                    ready: report.state == State::Ready,
+                    detail: (!details.is_empty()).then(|| details.join("; ")),
+                })
+            }
+        }
+    }
+
+    /// Stops k3s, its pods and the sandbox; gives every failure.
+    pub async fn stop(self) -> Vec<String> {
+        match self.phase {
+            Phase::Running(supervisor) => supervisor
+                .stop()
+                .await
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn sandbox_settings(
+    config: &Config,
+    k3s: &K3s,
+    run_directory: &Path,
+    hosts: &str,
+    resolv_conf: &str,
+) -> sandbox::Settings {
+    sandbox::Settings {
+        cluster: config.cluster.name.to_string(),
+        node: config.node.name.to_string(),
+        directory: config.node_directory(),
+        storage: config.node.storage.clone(),
+        data: config.node.data.clone(),
+        netns: hepto_net::namespace::path(&config.namespace()),
+        run_directory: run_directory.to_owned(),
+        hosts: hosts.to_owned(),
+        resolv_conf: resolv_conf.to_owned(),
+        hidden: config
+            .cluster
+            .key_files
+            .paths()
+            .map(sandbox::mask)
+            .collect(),
+        visible: vec![k3s.binary.clone()],
+        executable: PathBuf::from("/proc/self/exe"),
+    }
+}
+
+fn k3s_settings(config: &Config, k3s: &K3s, attempt: u8, resolv_conf: String) -> k3s::Settings {
+    let cluster = &config.cluster;
+    let secret = match &k3s.secret {
+        ClusterSecret::Master(key) => Secret::Server {
+            token: Zeroizing::new(key.expose().to_owned()),
+            agent_token: Zeroizing::new(key.agent(&cluster.name).expose().to_owned()),
+        },
+        ClusterSecret::Agent(key) => Secret::Agent {
+            token: Zeroizing::new(key.expose().to_owned()),
+        },
+    };
+    let arguments = Arguments {
+        role: if config.is_master() {
+            Role::Server
+        } else {
+            Role::Agent
+        },
+        node: config.node.name.to_string(),
+        master: cluster.master.to_string(),
+        addresses: settings::overlay_addresses(config, attempt).to_vec(),
+        pods: cluster.pod_cidrs.clone(),
+        services: cluster.service_cidrs.clone(),
+        link: OVERLAY_LINK.into(),
+        uplink: config
+            .network
+            .addresses
+            .iter()
+            .map(|net| net.addr())
+            .collect(),
+        bind_overlay: config.network.firewall == FirewallMode::None,
+        founded: false,
+        extra: k3s.args.clone(),
+    };
+    k3s::Settings {
+        arguments,
+        secret,
+        binary: k3s.binary.clone(),
+        directory: config.node_directory(),
+        resolv_conf,
+        unproxied: settings::own_networks(config)
+            .iter()
+            .map(ToString::to_string)
+            .chain([cluster.master.to_string()])
+            .collect(),
+        drain: k3s.drain,
+    }
+}

@@ -1,0 +1,262 @@
+//! What a node holds on its host while it runs: the lock on its storage, its run directory, and the note beside
+//! its config file by which a lost disk is told from a new node.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::fault::{Exit, Fault};
+
+/// The name of the file in the run directory that says what a node made, for `stop` after a crash.
+const RECORD: &str = "node.json";
+
+/// What a running node wrote down about itself in its run directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub node: String,
+    /// The supervisor's process.
+    pub pid: i32,
+    /// The config file, absolute.
+    pub config: PathBuf,
+    /// `<storage>/<node>`.
+    pub directory: PathBuf,
+    /// The namespace's name under `/run/netns`.
+    pub namespace: String,
+    /// The host's interface that carries the uplink.
+    pub interface: String,
+}
+
+impl Record {
+    /// The record in a run directory; `None` when there is none that can be read.
+    pub fn read(run_directory: &Path) -> Option<Record> {
+        serde_json::from_slice(&fs::read(run_directory.join(RECORD)).ok()?).ok()
+    }
+}
+
+/// The lock and the run directory of a node that runs. Dropping it frees the lock alone.
+#[derive(Debug)]
+pub struct State {
+    _lock: Flock<File>,
+    run_directory: PathBuf,
+}
+
+impl State {
+    /// Takes the node's storage and makes its run directory.
+    ///
+    /// # Errors
+    /// `E-RUN-TWICE` (exit 75) while another process holds the node, `E-STORAGE-OTHER` when the storage belongs to a
+    /// node of another cluster, `E-STORAGE-ABSENT` when the storage that held the identity is not there, `E-STORAGE` and `E-RUN-DIR` when a folder cannot be made.
+    pub fn acquire(config: &Config) -> Result<State, Fault> {
+        expect_storage(config)?;
+        let directory = config.node_directory();
+        make_directory(&directory).map_err(|error| {
+            Fault::new(
+                "E-STORAGE",
+                format!("cannot make {}: {error}", directory.display()),
+            )
+            .fix("check node.storage, and that its disk is mounted, writable and not full")
+        })?;
+        let lock = lock(&directory)?;
+        claim(&directory, config)?;
+        let run_directory = config.run_directory();
+        let made =
+            make_directory(&run_directory).and_then(|()| write_record(&run_directory, config));
+        made.map_err(|error| {
+            let what = format!("cannot write {}: {error}", run_directory.display());
+            let permission = error.kind() == ErrorKind::PermissionDenied;
+            Fault::new("E-RUN-DIR", what)
+                .fix("run as root, with a writable /run")
+                .exit(if permission {
+                    Exit::NoPermission
+                } else {
+                    Exit::Failed
+                })
+        })?;
+        Ok(State {
+            _lock: lock,
+            run_directory,
+        })
+    }
+
+    /// `/run/hepto/<cluster>.<node>`.
+    pub fn run_directory(&self) -> &Path {
+        &self.run_directory
+    }
+
+    /// Removes the run directory, and `/run/hepto` when it was the last one.
+    ///
+    /// # Errors
+    /// A sentence for what could not be removed.
+    pub fn release(self) -> Result<(), String> {
+        remove_run_directory(&self.run_directory)
+    }
+}
+
+/// Removes a run directory, and `/run/hepto` when it was the last one.
+///
+/// # Errors
+/// A sentence for what could not be removed.
+pub fn remove_run_directory(run_directory: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(run_directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(format!(
+                "cannot remove {}: {error}",
+                run_directory.display()
+            ));
+        }
+        _ => {}
+    }
+    // Other nodes may be in there: then it stays, and that is no error.
+    if let Some(parent) = run_directory.parent() {
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn lock(directory: &Path) -> Result<Flock<File>, Fault> {
+    let path = directory.join("lock");
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    let file = opened.map_err(|error| {
+        Fault::new(
+            "E-STORAGE",
+            format!("cannot open {}: {error}", path.display()),
+        )
+        .fix("check that the disk of node.storage is writable and not full")
+    })?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            // For people and for the message below; the lock itself is what counts, so a full disk is no reason to stop.
+            let _ = lock
+                .set_len(0)
+                .and_then(|()| lock.rewind())
+                .and_then(|()| writeln!(lock, "{}", std::process::id()));
+            Ok(lock)
+        }
+        Err((mut file, _)) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            let what = format!(
+                "this node already runs as process {} (it holds {})",
+                pid.trim(),
+                path.display()
+            );
+            Err(Fault::new("E-RUN-TWICE", what)
+                .fix("stop it first: hepto-node stop")
+                .exit(Exit::AlreadyRunning))
+        }
+    }
+}
+
+/// The storage of a node belongs to one cluster: two clusters may both have a `mars`, but not in one folder.
+fn claim(directory: &Path, config: &Config) -> Result<(), Fault> {
+    let path = directory.join("cluster");
+    let ours = config.cluster.name.to_string();
+    match fs::read_to_string(&path) {
+        Ok(theirs) if theirs.trim() == ours => Ok(()),
+        Ok(theirs) => {
+            let what = format!(
+                "{} belongs to cluster {}, not to {ours}",
+                directory.display(),
+                theirs.trim()
+            );
+            Err(Fault::new("E-STORAGE-OTHER", what)
+                .fix("give each cluster on this host its own node.storage")
+                .exit(Exit::BadConfig))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => fs::write(&path, format!("{ours}\n"))
+            .map_err(|error| {
+                Fault::new(
+                    "E-STORAGE",
+                    format!("cannot write {}: {error}", path.display()),
+                )
+                .fix("check that the disk of node.storage is writable and not full")
+            }),
+        Err(error) => Err(Fault::new(
+            "E-STORAGE",
+            format!("cannot read {}: {error}", path.display()),
+        )),
+    }
+}
+
+fn write_record(run_directory: &Path, config: &Config) -> std::io::Result<()> {
+    let record = Record {
+        cluster: config.cluster.name.to_string(),
+        node: config.node.name.to_string(),
+        pid: std::process::id() as i32,
+        config: fs::canonicalize(&config.path).unwrap_or_else(|_| config.path.clone()),
+        directory: config.node_directory(),
+        namespace: config.namespace(),
+        interface: config.network.interface.clone(),
+    };
+    fs::write(
+        run_directory.join(RECORD),
+        serde_json::to_vec_pretty(&record)?,
+    )
+}
+
+/// Refuses to begin where a remembered identity's storage is missing, before a folder is made on the wrong disk.
+fn expect_storage(config: &Config) -> Result<(), Fault> {
+    let identity = config.node_directory().join("identity");
+    match fs::read_to_string(identity_note(&config.path)) {
+        Ok(known) if !identity.exists() => {
+            Err(storage_absent(config, &known, "there is no identity"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares the identity's fingerprint with the one remembered beside the config file, or remembers it.
+///
+/// # Errors
+/// `E-STORAGE-ABSENT` when they differ.
+pub fn remember_identity(config: &Config, fingerprint: &str) -> Result<(), Fault> {
+    let path = identity_note(&config.path);
+    match fs::read_to_string(&path) {
+        Ok(known) if known.trim() == fingerprint => Ok(()),
+        Ok(known) => Err(storage_absent(config, &known, "there is another identity")),
+        Err(_) => {
+            if let Err(error) = fs::write(&path, format!("{fingerprint}\n")) {
+                tracing::warn!(%error, path = %path.display(), "cannot remember the identity beside the config, so a lost disk will not be noticed: make the folder writable");
+            }
+            Ok(())
+        }
+    }
+}
+
+fn storage_absent(config: &Config, known: &str, found: &str) -> Fault {
+    let (directory, note) = (config.node_directory(), identity_note(&config.path));
+    let what = format!(
+        "{found} in {}, but {} remembers {}",
+        directory.display(),
+        note.display(),
+        known.trim()
+    );
+    Fault::new("E-STORAGE-ABSENT", what)
+        .fix(format!("mount the disk of node.storage; if its data is lost for good, remove {} and start as a new node", note.display()))
+        .exit(Exit::BadConfig)
+}
+
+/// `<config>.identity`.
+fn identity_note(config: &Path) -> PathBuf {
+    let mut name = config.as_os_str().to_owned();
+    name.push(".identity");
+    PathBuf::from(name)
+}

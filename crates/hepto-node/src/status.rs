@@ -1,0 +1,363 @@
+//! What a node says of itself: the report first, its text second.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The whole report of `hepto-node status --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of the program that runs.
+    pub version: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub node: String,
+    /// `master` or `agent`.
+    pub role: String,
+    /// The supervisor's process.
+    pub pid: u32,
+    /// Seconds since the node started.
+    pub uptime_s: u64,
+    /// Whether everything that this node is configured to do is done.
+    pub ready: bool,
+    /// The namespace and its uplink.
+    pub network: NetworkStatus,
+    /// The mesh.
+    pub mesh: MeshStatus,
+    /// The supervised k3s; absent when it is not enabled.
+    pub k3s: Option<K3sStatus>,
+    /// What is wrong now, and what mends it.
+    pub problems: Vec<Problem>,
+}
+
+/// The namespace and its uplink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// The namespace's name under `/run/netns`.
+    pub namespace: String,
+    /// The link to the host's interface.
+    pub uplink: UplinkStatus,
+    /// The configured addresses.
+    pub addresses: Vec<IpNet>,
+    /// The firewall: `on` or `off`.
+    pub firewall: String,
+}
+
+/// The link to the host's interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// `ipvlan` or `macvlan`.
+    pub kind: String,
+    /// The host's interface.
+    pub parent: String,
+    /// `up`, `down` or `waiting` (for the interface to appear).
+    pub state: String,
+}
+
+/// The mesh.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// This node's overlay addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The public UDP port.
+    pub port: u16,
+    /// The tunnel's MTU, bytes.
+    pub mtu: u16,
+    /// Nodes known, this one included.
+    pub members: usize,
+    /// Nodes with a live session, this one included.
+    pub reachable: usize,
+    /// The anchors, and whether each answers.
+    pub anchors: Vec<AnchorStatus>,
+    /// Datagrams and packets that were refused, by reason, since the start; reasons with none are absent.
+    pub refused: std::collections::BTreeMap<String, u64>,
+}
+
+/// One anchor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AnchorStatus {
+    /// As configured.
+    pub anchor: String,
+    /// Whether it answered lately; `null` for this node itself.
+    pub answers: Option<bool>,
+}
+
+/// The supervised k3s.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct K3sStatus {
+    /// The state of its life cycle, lower case.
+    pub state: String,
+    /// Seconds in that state.
+    pub since_s: u64,
+    /// Its process, as the host numbers it.
+    pub pid: Option<i32>,
+    /// Starts after the first.
+    pub restarts: u32,
+    /// Whether it serves.
+    pub ready: bool,
+    /// What it waits for, or why it last ended.
+    pub detail: Option<String>,
+}
+
+/// Something wrong, with what mends it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// The stable code.
+    pub code: String,
+    /// What is wrong.
+    pub what: String,
+    /// What mends it.
+    pub fix: Option<String>,
+}
+
+/// One other node, as this one reaches it: an element of `hepto-node peers --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its overlay addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its WireGuard public key, base64.
+    pub public_key: String,
+    /// Where its packets come from.
+    pub endpoint: Option<SocketAddr>,
+    /// Seconds since the last handshake.
+    pub handshake_age_s: Option<u64>,
+    /// Whether there is a live session.
+    pub session: bool,
+    /// Bytes received from it inside the tunnel.
+    pub rx_bytes: u64,
+    /// Bytes sent to it inside the tunnel.
+    pub tx_bytes: u64,
+    /// What gossip thinks of it: `alive` or `absent`.
+    pub gossip: String,
+}
+
+impl Status {
+    /// One screen for a volunteer.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let state = if self.ready { "ready" } else { "not ready" };
+        let _ = writeln!(
+            out,
+            "{} ({}) of {}: {state}, up {}",
+            self.node,
+            self.role,
+            self.cluster,
+            duration(self.uptime_s)
+        );
+        let uplink = &self.network.uplink;
+        let _ = writeln!(
+            out,
+            "  uplink   {} on {}: {}",
+            uplink.kind, uplink.parent, uplink.state
+        );
+        let _ = writeln!(out, "           {}", join(&self.network.addresses));
+        let mesh = &self.mesh;
+        let _ = writeln!(
+            out,
+            "  mesh     {} of {} nodes reachable, UDP port {}, MTU {}",
+            mesh.reachable, mesh.members, mesh.port, mesh.mtu
+        );
+        let _ = writeln!(out, "           {}", join(&mesh.addresses));
+        for anchor in &mesh.anchors {
+            let answers = match anchor.answers {
+                Some(true) => "answers",
+                Some(false) => "does not answer",
+                None => "is this node",
+            };
+            let _ = writeln!(out, "           anchor {} {answers}", anchor.anchor);
+        }
+        match &self.k3s {
+            Some(k3s) => {
+                let pid = k3s
+                    .pid
+                    .map(|pid| format!(", process {pid}"))
+                    .unwrap_or_default();
+                let _ = writeln!(
+                    out,
+                    "  k3s      {} since {}{pid}, {} restarts",
+                    k3s.state,
+                    duration(k3s.since_s),
+                    k3s.restarts
+                );
+                if let Some(detail) = &k3s.detail {
+                    let _ = writeln!(out, "           {detail}");
+                }
+            }
+            None => out += "  k3s      not enabled\n",
+        }
+        for problem in &self.problems {
+            let _ = writeln!(out, "  problem  [{}] {}", problem.code, problem.what);
+            if let Some(fix) = &problem.fix {
+                let _ = writeln!(out, "           fix: {fix}");
+            }
+        }
+        out
+    }
+}
+
+/// The table of `hepto-node peers`.
+pub fn peers_text(peers: &[PeerStatus]) -> String {
+    let mut rows = vec![
+        [
+            "NODE",
+            "SESSION",
+            "HANDSHAKE",
+            "ENDPOINT",
+            "RECEIVED",
+            "SENT",
+            "GOSSIP",
+            "ADDRESSES",
+        ]
+        .map(String::from),
+    ];
+    rows.extend(peers.iter().map(|peer| {
+        [
+            peer.name.clone(),
+            if peer.session { "up" } else { "none" }.into(),
+            peer.handshake_age_s
+                .map_or("never".into(), |age| format!("{} ago", duration(age))),
+            peer.endpoint
+                .map_or("unknown".into(), |endpoint| endpoint.to_string()),
+            bytes(peer.rx_bytes),
+            bytes(peer.tx_bytes),
+            peer.gossip.clone(),
+            join(&peer.addresses),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    let line = |row: &[String; 8]| {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        cells.join("  ").trim_end().to_string() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn join<T: ToString>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// `3 s`, `2 min`, `5 h` or `4 d`: the largest unit that is not zero.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Bytes in the largest binary unit that keeps a digit before the point.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (0..UNITS.len() - 1)
+        .find(|unit| count >> (10 * (unit + 1)) == 0)
+        .unwrap_or(UNITS.len() - 1);
+    match unit {
+        0 => format!("{count} B"),
+        _ => format!(
+            "{:.1} {}",
+            count as f64 / (1u64 << (10 * unit)) as f64,
+            UNITS[unit]
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_the_largest_that_fit() {
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1024), bytes(3 << 30)],
+            ["0 B", "1023 B", "1.0 KiB", "3.0 GiB"]
+        );
+        assert_eq!(
+            [
+                duration(59),
+                duration(60),
+                duration(7_200),
+                duration(200_000)
+            ],
+            ["59 s", "1 min", "2 h", "2 d"]
+        );
+    }
+
+    #[test]
+    fn one_screen() {
+        insta::assert_snapshot!(sample().text());
+    }
+
+    fn sample() -> Status {
+        Status {
+            version: "0.1.0".into(),
+            cluster: "acides".into(),
+            node: "grumpy".into(),
+            role: "master".into(),
+            pid: 1234,
+            uptime_s: 7_260,
+            ready: false,
+            network: NetworkStatus {
+                namespace: "hepto-acides.grumpy".into(),
+                uplink: UplinkStatus {
+                    kind: "ipvlan".into(),
+                    parent: "ens1".into(),
+                    state: "up".into(),
+                },
+                addresses: vec![
+                    "2001:db8:1::1/64".parse().expect("v6"),
+                    "192.168.1.123/24".parse().expect("v4"),
+                ],
+                firewall: "on".into(),
+            },
+            mesh: MeshStatus {
+                addresses: vec![
+                    "fd00::9".parse().expect("v6"),
+                    "10.44.7.9".parse().expect("v4"),
+                ],
+                port: 51820,
+                mtu: 1320,
+                members: 3,
+                reachable: 1,
+                anchors: vec![
+                    AnchorStatus {
+                        anchor: "[2001:db8:1::1]:51820".into(),
+                        answers: None,
+                    },
+                    AnchorStatus {
+                        anchor: "sleepy.example.org:51820".into(),
+                        answers: Some(false),
+                    },
+                ],
+                refused: Default::default(),
+            },
+            k3s: Some(K3sStatus {
+                state: "ready".into(),
+                since_s: 7_000,
+                pid: Some(1300),
+                restarts: 0,
+                ready: true,
+                detail: None,
+            }),
+            problems: vec![Problem {
+                code: "W-MESH-SILENT".into(),
+                what: "no anchor answers".into(),
+                fix: Some("check that UDP port 51820 is open".into()),
+            }],
+        }
+    }
+}
