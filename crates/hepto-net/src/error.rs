@@ -61,7 +61,7 @@ pub enum Error {
         link: String,
     },
     /// The parent carries the other kind of virtual link, or another exclusive user.
-    #[error("{parent} cannot carry {} link: {why}", a(*kind))]
+    #[error("{parent} cannot carry {} link: {why}", kind.with_article())]
     ParentKind {
         /// The host's interface.
         parent: String,
@@ -115,13 +115,6 @@ pub enum Error {
         /// What it said.
         why: String,
     },
-}
-
-fn a(kind: UplinkKind) -> String {
-    match kind {
-        UplinkKind::Ipvlan => "an ipvlan".into(),
-        UplinkKind::Macvlan => "a macvlan".into(),
-    }
 }
 
 impl Error {

@@ -27,6 +27,12 @@ pub(crate) const TABLE: &str = "hepto";
 pub struct Loaded(String);
 
 impl Loaded {
+    /// A ruleset of this digest.
+    #[cfg(test)]
+    pub(crate) fn of(digest: &str) -> Loaded {
+        Loaded(digest.into())
+    }
+
     /// Rules of ours that are not the wanted ones, or no longer all of them.
     fn other() -> Loaded {
         Loaded("other".into())

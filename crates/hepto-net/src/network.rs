@@ -35,7 +35,7 @@ pub struct Network {
     ruleset: Option<Ruleset>,
     watch: Watch,
     reported: Reported,
-    /// Addresses that were refused as duplicates are tried again once after a start and when the parent comes back.
+    /// Addresses that were refused as duplicates are tried again once after a start and when the parent is up again.
     retry_duplicates: bool,
     /// What the last convergence could not do; not to be reported as drift again and again.
     left_over: Vec<Step>,
@@ -220,12 +220,8 @@ impl Network {
     async fn look_at_links(&mut self) -> Result<(), Error> {
         let observed = self.observe_links().await?;
         let events = self.watch.links_seen(&observed, Instant::now());
-        if events.iter().any(|event| {
-            matches!(
-                event,
-                Event::Parent(ParentChange::Appeared | ParentChange::Up)
-            )
-        }) {
+        // One that appeared anew has an uplink whose addresses are new, too.
+        if events.contains(&Event::Parent(ParentChange::Up)) {
             self.retry_duplicates = true;
         }
         let drift = self.drift(&observed);

@@ -126,7 +126,9 @@ impl fmt::Display for Action {
             Action::SetSysctl { path, value } => write!(f, "set {path} to {value}"),
             Action::LoadFirewall => f.write_str("load the firewall"),
             Action::UnloadFirewall => f.write_str("take the firewall away"),
-            Action::MakeLink { kind, parent, .. } => write!(f, "make an {kind} link on {parent}"),
+            Action::MakeLink { kind, parent, .. } => {
+                write!(f, "make {} link on {parent}", kind.with_article())
+            }
             Action::DeleteLink => f.write_str("delete"),
             Action::SetL2 => f.write_str("put back to L2 mode"),
             Action::SetMtu(mtu) => write!(f, "set the MTU to {mtu}"),
@@ -414,20 +416,26 @@ fn addresses(
             None => {}
         }
         // An IPv6 address is there only once, with one prefix length: the old one has to make room.
-        for old in observed
-            .iter()
-            .filter(|address| address.net.addr() == net.addr())
-            .filter(unwanted)
-        {
-            steps.push(Action::RemoveAddress(old.net));
+        for old in observed {
+            if old.net.addr() == net.addr() && !desired.contains(&old.net) {
+                steps.push(Action::RemoveAddress(old.net));
+            }
         }
         steps.push(Action::AddAddress(*net));
     }
+    let missing = |net: &IpNet| !observed.iter().any(|address| address.net == *net);
+    let made_room = |old: &Address| {
+        desired
+            .iter()
+            .any(|net| net.addr() == old.net.addr() && missing(net))
+    };
     // Last, so that routes have an address to be kept for.
-    for old in observed.iter().filter(unwanted) {
-        if !desired.iter().any(|net| net.addr() == old.net.addr()) {
-            steps.push(Action::RemoveAddress(old.net));
-        }
+    for old in observed
+        .iter()
+        .filter(unwanted)
+        .filter(|old| !made_room(old))
+    {
+        steps.push(Action::RemoveAddress(old.net));
     }
 }
 

@@ -50,6 +50,15 @@ pub enum UplinkKind {
     Macvlan,
 }
 
+impl UplinkKind {
+    pub(crate) fn with_article(self) -> &'static str {
+        match self {
+            UplinkKind::Ipvlan => "an ipvlan",
+            UplinkKind::Macvlan => "a macvlan",
+        }
+    }
+}
+
 impl fmt::Display for UplinkKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

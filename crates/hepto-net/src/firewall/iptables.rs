@@ -102,7 +102,7 @@ fn is_ours(line: &str) -> bool {
 }
 
 /// A chain of our own, with the digest in its name.
-fn name(ruleset: &Ruleset, chain: Chain) -> String {
+pub(super) fn name(ruleset: &Ruleset, chain: Chain) -> String {
     format!("{PREFIX}{}-{}", ruleset.digest, builtin(chain).1)
 }
 
@@ -136,7 +136,7 @@ fn is_whole(saved: &str, wanted: &Ruleset, v6: bool) -> bool {
 }
 
 /// Takes away what `saved` shows of ours and puts the ruleset there; atomic for each table.
-fn document(saved: &str, ruleset: Option<&Ruleset>, v6: bool) -> String {
+pub(super) fn document(saved: &str, ruleset: Option<&Ruleset>, v6: bool) -> String {
     let mut text = String::new();
     for table in ["raw", "mangle"] {
         let old = saved

@@ -11,6 +11,7 @@ use nftables::expr::{
 use nftables::schema::{Chain as NfChain, NfListObject, Nftables, Rule as NfRule, Table};
 use nftables::stmt::{Match as NfMatch, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use serde_json::Value;
 
 use super::{CHAINS, Chain, Loaded, Match, Rule, Ruleset, TABLE, Verdict, run};
 use crate::error::Error;
@@ -28,17 +29,34 @@ pub(super) fn unload(nft: &Path) -> Result<(), Error> {
 }
 
 fn apply(nft: &Path, document: &Nftables) -> Result<(), Error> {
-    let json = serde_json::to_string(document)
-        .expect("nftables' own types have no maps with keys other than strings");
-    run(nft, &["-j", "-f", "-"], &json)
+    run(nft, &["-j", "-f", "-"], &json(document).to_string())
         .map(drop)
         .map_err(|why| Error::Firewall { tool: "nft", why })
+}
+
+/// The document as nft takes it: the library writes `notrack` as a mere string, where nft wants an object.
+pub(super) fn json(document: &Nftables) -> Value {
+    let mut json = serde_json::to_value(document).expect("nftables' own types are always JSON");
+    let commands = json.pointer_mut("/nftables").and_then(Value::as_array_mut);
+    for command in commands.into_iter().flatten() {
+        let statements = command
+            .pointer_mut("/add/rule/expr")
+            .and_then(Value::as_array_mut);
+        for statement in statements
+            .into_iter()
+            .flatten()
+            .filter(|statement| *statement == "notrack")
+        {
+            *statement = serde_json::json!({ "notrack": null });
+        }
+    }
+    json
 }
 
 /// Which of our rulesets is loaded: the wanted one only if its mark and every rule are there.
 pub(super) fn read(nft: &Path, wanted: Option<&Ruleset>) -> Option<Loaded> {
     let listing = run(nft, &["-j", "list", "table", "inet", TABLE], "").ok()?;
-    let listing: serde_json::Value = serde_json::from_str(&listing).ok()?;
+    let listing: Value = serde_json::from_str(&listing).ok()?;
     let objects = listing["nftables"].as_array()?;
     let whole = wanted.is_some_and(|wanted| {
         let marked = objects

@@ -1,0 +1,8 @@
+//! A node's network on a real kernel. Each test runs in a process, network and mount namespace of its own, with its own
+//! `/run`: whatever becomes of it, nothing is left. Needs root, Debian's util-linux and iproute2, and nftables.
+#![allow(clippy::unwrap_used)]
+
+mod adoption;
+mod firewall;
+mod lab;
+mod uplink;
