@@ -11,6 +11,7 @@ need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$m
 need cc gcc
 need musl-gcc musl-tools
 need nft nftables
+need iptables-restore iptables
 need ip iproute2
 need ping iputils-ping
 need unshare util-linux
