@@ -12,12 +12,14 @@
 
 pub mod counter;
 pub mod error;
+pub mod offload;
 pub mod socket;
 pub mod tun;
 pub mod tunnel;
 
 mod address;
 mod batch;
+mod delivery;
 mod packet;
 mod peer;
 mod protocol;
@@ -30,6 +32,7 @@ mod wake;
 
 pub use counter::Counters;
 pub use error::Error;
+pub use offload::ladder::Offload;
 pub use peer::{PeerConfig, PeerReport};
 pub use socket::{Messenger, Socket};
 pub use tun::Tun;

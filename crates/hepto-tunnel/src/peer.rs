@@ -282,6 +282,14 @@ impl Peer {
         Some((length, Endpoint::unbound(remote)))
     }
 
+    /// Writes a keepalive into `out`, if there is a session.
+    pub(crate) fn keepalive(&self, out: &mut [u8; HANDSHAKE]) -> Option<(usize, Endpoint)> {
+        let endpoint = self.endpoint()?;
+        let length = self.lock().protocol.sealer()?.seal(&[], out);
+        self.traffic.sealed.fetch_add(1, Ordering::Relaxed);
+        Some((length, endpoint))
+    }
+
     /// Lets time pass. `out` takes any message that is to be sent;
     pub(crate) fn tick(
         &self,
@@ -429,7 +437,7 @@ impl State {
         for packet in self.queue.take() {
             if outbox.has_room((packet.len() + OVERHEAD).max(HANDSHAKE)) {
                 let length = sealer.seal(&packet, outbox.free());
-                outbox.push(length, endpoint);
+                outbox.push(length, endpoint, false);
                 packets += 1;
                 bytes += packet.len() as u64;
             }

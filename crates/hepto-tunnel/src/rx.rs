@@ -4,20 +4,20 @@
 //! peer's networks, and written to the TUN. Handshake messages pass the door first.
 
 use std::io;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Instant;
 
 use crate::address::Endpoint;
 use crate::batch::{DATAGRAM, Inbox, MESSAGES, Outbox, Slice};
 use crate::counter::Drop;
+use crate::delivery::Delivery;
 use crate::peer::{Peer, State};
 use crate::protocol::{Admission, HANDSHAKE, Message, Opened};
 use crate::table::Table;
 use crate::tunnel::{Datagram, Shared, Sink};
 
-/// Room for the opened packets of a run. A longer run is opened in parts.
-const OPENED: usize = 4 * DATAGRAM;
+/// Messages a receive while the kernel joins datagrams.
+const JOINED: usize = 4;
 
 /// Room for answers and for packets that waited for a session.
 const ANSWERS: usize = 2 * DATAGRAM;
@@ -29,22 +29,9 @@ const PAUSE: u32 = 100;
 pub(crate) struct Receiver {
     inbox: Inbox,
     slices: Vec<Slice>,
-    opened: Opening,
+    delivery: Delivery,
     outbox: Outbox,
     sink: Sink,
-}
-
-/// Packets that were opened and wait to be written.
-struct Opening {
-    bytes: Box<[u8]>,
-    packets: Vec<Packet>,
-}
-
-/// An opened packet in the buffer.
-struct Packet {
-    start: usize,
-    length: usize,
-    source: IpAddr,
 }
 
 /// What a run of data came to.
@@ -58,31 +45,6 @@ struct Tally {
     last: Option<usize>,
     /// Slices that were looked at.
     done: usize,
-}
-
-impl Opening {
-    /// Room to open `length` bytes into, if the buffer has it.
-    fn room(&mut self, length: usize) -> Option<&mut [u8]> {
-        let used = self
-            .packets
-            .last()
-            .map_or(0, |packet| packet.start + packet.length);
-        let length = length.max(HANDSHAKE);
-        self.bytes.get_mut(used..used + length)
-    }
-
-    /// Takes the first `length` bytes of the room as a packet.
-    fn push(&mut self, length: usize, source: IpAddr) {
-        let start = self
-            .packets
-            .last()
-            .map_or(0, |packet| packet.start + packet.length);
-        self.packets.push(Packet {
-            start,
-            length,
-            source,
-        });
-    }
 }
 
 impl Tally {
@@ -116,10 +78,7 @@ impl Receiver {
         Receiver {
             inbox: Inbox::new(),
             slices: Vec::with_capacity(MESSAGES * 64),
-            opened: Opening {
-                bytes: vec![0; OPENED].into_boxed_slice(),
-                packets: Vec::with_capacity(MESSAGES * 64),
-            },
+            delivery: Delivery::new(),
             outbox: Outbox::new(ANSWERS),
             sink,
         }
@@ -127,11 +86,13 @@ impl Receiver {
 
     /// Runs until the tunnel stops.
     pub(crate) fn run(&mut self, shared: &Shared) {
+        let mut depth = MESSAGES;
         // Under constant load the socket never runs dry, so the flag is looked at each time.
         while !shared.stop.is_raised() {
-            match self.inbox.receive(&shared.socket, MESSAGES) {
+            match self.inbox.receive(&shared.socket, depth) {
                 Ok(()) => {
                     self.inbox.split(&mut self.slices);
+                    depth = self.depth();
                     let table = shared.table.load();
                     self.dispatch(&table, shared);
                     self.answer(&table, shared);
@@ -145,6 +106,15 @@ impl Receiver {
                     shared.stop.wait(PAUSE);
                 }
             }
+        }
+    }
+
+    /// Messages to ask for next. While they come joined, a few fill the caches; apart, many save system calls.
+    fn depth(&self) -> usize {
+        if self.slices.len() > 3 * self.inbox.messages() {
+            JOINED
+        } else {
+            MESSAGES
         }
     }
 
@@ -186,7 +156,7 @@ impl Receiver {
             let mut tally = Tally::default();
             for slice in &self.slices[run.clone()] {
                 let datagram = self.inbox.bytes(slice);
-                let Some(out) = self.opened.room(datagram.len()) else {
+                let Some(out) = self.delivery.room(datagram.len()) else {
                     break;
                 };
                 tally.done += 1;
@@ -195,7 +165,7 @@ impl Receiver {
                     .open(datagram, Message::Data { index: peer.index }, out)
                 {
                     Opened::Packet { length, source } => {
-                        self.opened.push(length, source);
+                        self.delivery.push(length, source);
                         tally.authentic(slice);
                     }
                     Opened::Keepalive => tally.authentic(slice),
@@ -224,31 +194,15 @@ impl Receiver {
 
     /// Writes what was opened to the TUN, but for packets whose source is not the peer's.
     fn deliver(&mut self, peer: &Peer, slot: u32, authentic: u64, table: &Table, shared: &Shared) {
-        let (mut packets, mut bytes, mut spoofed) = (0, 0, 0);
-        let mut checked = None;
-        for packet in &self.opened.packets {
-            if checked != Some(packet.source) {
-                if table.route(packet.source) != Some(slot) {
-                    spoofed += 1;
-                    continue;
-                }
-                checked = Some(packet.source);
-            }
-            match shared
-                .tun
-                .write(&self.opened.bytes[packet.start..packet.start + packet.length])
-            {
-                Ok(()) => {
-                    packets += 1;
-                    bytes += packet.length as u64;
-                }
-                Err(_) => shared.meter.drop(Drop::TunFailed, 1),
-            }
-        }
-        self.opened.packets.clear();
-        peer.traffic.received(authentic, packets, bytes);
-        shared.meter.received(packets, bytes);
-        shared.meter.drop(Drop::Spoofed, spoofed);
+        let permitted = |source| table.route(source) == Some(slot);
+        let delivered = self
+            .delivery
+            .deliver(&shared.tun, &shared.ladder, permitted);
+        peer.traffic
+            .received(authentic, delivered.packets, delivered.bytes);
+        shared.meter.received(delivered.packets, delivered.bytes);
+        shared.meter.drop(Drop::Spoofed, delivered.spoofed);
+        shared.meter.drop(Drop::TunFailed, delivered.failed);
     }
 
     /// A handshake message: past the door, to the peer that it names.
@@ -334,12 +288,6 @@ impl Receiver {
         if self.outbox.is_empty() {
             return;
         }
-        let flushed = self.outbox.flush(&shared.socket);
-        shared.meter.drop(Drop::SendFailed, flushed.lost);
-        if flushed.unbound.is_some() {
-            for entry in table.entries() {
-                entry.peer.unbind(flushed.unbound);
-            }
-        }
+        shared.flushed(self.outbox.flush(&shared.socket), table);
     }
 }

@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::address::{Endpoint, Family, Name};
-use crate::batch::{Control, header};
+use crate::batch::{Control, UDP_GRO, UDP_SEGMENT, header};
 use crate::error::Error;
+use crate::offload::ladder::Offload;
 
 /// Room in the kernel for what arrives while one batch is opened, in bytes each way. The kernel doubles it.
 const BUFFER: libc::c_int = 4 << 20;
@@ -38,19 +39,22 @@ impl Socket {
     /// # Errors
     /// The port is taken, or the kernel refuses the socket or an option that the tunnel depends on.
     pub fn open(port: u16) -> Result<Socket, Error> {
-        let socket = match Socket::bind(Family::Dual, port) {
-            Err(error)
+        match Socket::open_as(Family::Dual, port) {
+            Err(Error::Socket { source, .. })
                 if matches!(
-                    error.raw_os_error(),
+                    source.raw_os_error(),
                     Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
                 ) =>
             {
                 tracing::info!("this kernel has no IPv6: the tunnel's socket is IPv4 alone");
-                Socket::bind(Family::V4, port)
+                Socket::open_as(Family::V4, port)
             }
             other => other,
         }
-        .map_err(|source| match source.raw_os_error() {
+    }
+
+    pub(crate) fn open_as(family: Family, port: u16) -> Result<Socket, Error> {
+        let socket = Socket::bind(family, port).map_err(|source| match source.raw_os_error() {
             Some(libc::EADDRINUSE) => Error::PortBusy(port),
             _ => Error::Socket { port, source },
         })?;
@@ -159,6 +163,19 @@ impl Socket {
             Err(io::Error::last_os_error())
         } else {
             Ok(())
+        }
+    }
+
+    /// Asks the kernel for joined datagrams, as far as it has them and `permitted` goes. Returns what it gives.
+    pub(crate) fn set_offload(&self, permitted: Offload) -> Offload {
+        let wanted = libc::c_int::from(permitted.udp_gro);
+        let udp_gro = self.set(libc::SOL_UDP, UDP_GRO, &wanted).is_ok() && permitted.udp_gro;
+        // Zero changes nothing, and is refused by a kernel that does not know the option.
+        let udp_segment = permitted.udp_segment && self.set(libc::SOL_UDP, UDP_SEGMENT, &0).is_ok();
+        Offload {
+            udp_gro,
+            udp_segment,
+            ..permitted
         }
     }
 

@@ -1,15 +1,27 @@
-//! The TUN device: one queue, persistent, non-blocking.
-#![allow(unsafe_code)] // Three ioctls have no safe wrapper.
+//! The TUN device: one queue, persistent, non-blocking, with the kernel's segmentation where it has it.
+#![allow(unsafe_code)] // The ioctls have no safe wrapper.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::error::Error;
+use crate::offload::coalesce::{Joined, LONGEST};
+use crate::offload::header::{self, Header};
+use crate::offload::ladder::Offload;
 
 /// Packets that the kernel may hold for us. Its default of 500 is less than what arrives while one batch is sealed.
 const QUEUE_LENGTH: libc::c_int = 1000;
+
+/// Bytes before each packet in a buffer, for the header that the kernel wants or gives there.
+pub(crate) const HEADROOM: usize = header::SIZE;
+
+/// The largest packet with its header: IPv6 carries 65,535 bytes after its own 40.
+pub(crate) const LARGEST: usize = HEADROOM + 40 + 65_535;
+
+const TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
+const USO: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
 
 /// An attached TUN interface. It is persistent: the link, its index, addresses and routes outlive the process, and the
 /// next run attaches to it by name.
@@ -17,6 +29,8 @@ const QUEUE_LENGTH: libc::c_int = 1000;
 pub struct Tun {
     file: File,
     name: String,
+    /// A `virtio_net_hdr` stands before each packet.
+    framed: bool,
 }
 
 impl Tun {
@@ -26,12 +40,8 @@ impl Tun {
     /// # Errors
     /// No access to `/dev/net/tun`, a name that the kernel refuses, or an interface that another process holds.
     pub fn open(name: &str) -> Result<Tun, Error> {
-        if name.is_empty()
-            || name.len() >= libc::IFNAMSIZ
-            || name
-                .bytes()
-                .any(|b| b == b'/' || b == 0 || b.is_ascii_whitespace())
-        {
+        let refused = |byte: u8| byte == b'/' || byte == 0 || byte.is_ascii_whitespace();
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.bytes().any(refused) {
             return Err(Error::TunName(name.to_owned()));
         }
         let file = OpenOptions::new()
@@ -40,12 +50,20 @@ impl Tun {
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")
             .map_err(Error::TunDevice)?;
-        let tun = Tun {
+        let mut tun = Tun {
             file,
             name: name.to_owned(),
+            framed: true,
         };
-        tun.attach()?;
+        tun.attach(libc::IFF_VNET_HDR).or_else(|error| {
+            if !matches!(&error, Error::TunSetup { source, .. } if source.raw_os_error() == Some(libc::EINVAL)) {
+                return Err(error);
+            }
+            tun.framed = false;
+            tun.attach(0)
+        })?;
         tun.persist()?;
+        tun.set_header()?;
         tun.lengthen_queue();
         Ok(tun)
     }
@@ -55,9 +73,9 @@ impl Tun {
         &self.name
     }
 
-    fn attach(&self) -> Result<(), Error> {
+    fn attach(&self, flags: libc::c_int) -> Result<(), Error> {
         let mut request = self.request();
-        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+        request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI | flags) as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes the `ifreq` it is given, which outlives the call.
         let result =
             unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
@@ -84,15 +102,70 @@ impl Tun {
         self.check(result, "TUNSETPERSIST")
     }
 
+    /// An earlier run may have left the interface with a longer header.
+    fn set_header(&self) -> Result<(), Error> {
+        if !self.framed {
+            return Ok(());
+        }
+        let size = header::SIZE as libc::c_int;
+        // SAFETY: TUNSETVNETHDRSZ reads one integer, which outlives the call.
+        let result = unsafe {
+            libc::ioctl(
+                self.file.as_raw_fd(),
+                libc::TUNSETVNETHDRSZ,
+                &raw const size,
+            )
+        };
+        self.check(result, "TUNSETVNETHDRSZ")
+    }
+
+    /// Asks the kernel for large packets, as far as it has them and `permitted` goes. Returns what it gives.
+    pub(crate) fn set_offload(&self, permitted: Offload) -> Offload {
+        let none = Offload {
+            tso: false,
+            uso: false,
+            ..permitted
+        };
+        let tso = Offload {
+            tso: permitted.tso,
+            ..none
+        };
+        let uso = Offload {
+            uso: permitted.uso,
+            ..tso
+        };
+        for wanted in [uso, tso] {
+            let flags = if wanted.tso { TSO } else { 0 } | if wanted.uso { USO } else { 0 };
+            if self.framed && flags != 0 && self.try_offload(libc::TUN_F_CSUM | flags) {
+                return wanted;
+            }
+        }
+        // Also without a header: an earlier run may have left more on.
+        self.try_offload(0);
+        none
+    }
+
+    fn try_offload(&self, flags: libc::c_uint) -> bool {
+        // SAFETY: TUNSETOFFLOAD takes an integer by value.
+        unsafe {
+            libc::ioctl(
+                self.file.as_raw_fd(),
+                libc::TUNSETOFFLOAD,
+                libc::c_ulong::from(flags),
+            ) == 0
+        }
+    }
+
     /// A shorter queue costs packets under load and nothing else, so a refusal is no error.
     fn lengthen_queue(&self) {
         let mut request = self.request();
         request.ifr_ifru.ifru_metric = QUEUE_LENGTH;
-        let Ok(socket) = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
-            .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv6Addr::UNSPECIFIED, 0)))
-        else {
-            return;
-        };
+        let any = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::DGRAM,
+            None,
+        );
+        let Ok(socket) = any else { return };
         // SAFETY: SIOCSIFTXQLEN reads the `ifreq` (ifr_qlen shares its place with ifr_metric), which outlives the call.
         let result = unsafe {
             libc::ioctl(
@@ -127,14 +200,41 @@ impl Tun {
         Ok(())
     }
 
-    /// Reads one packet. `WouldBlock` when there is none.
-    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(rustix::io::read(&self.file, buffer)?)
+    /// Reads one packet, which starts [`HEADROOM`] bytes into `buffer`. Returns its header (None: one that we cannot
+    /// have asked for) and its length. `WouldBlock` when there is none.
+    pub(crate) fn read(&self, buffer: &mut [u8]) -> io::Result<(Option<Header>, usize)> {
+        if !self.framed {
+            let length = rustix::io::read(&self.file, &mut buffer[HEADROOM..])?;
+            return Ok((Some(Header::PLAIN), length));
+        }
+        let length = rustix::io::read(&self.file, &mut *buffer)?;
+        let (header, _) = buffer
+            .split_first_chunk()
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        Ok((Header::parse(header), length.saturating_sub(HEADROOM)))
     }
 
-    /// Writes one packet.
-    pub(crate) fn write(&self, packet: &[u8]) -> io::Result<()> {
-        rustix::io::write(&self.file, packet)?;
+    /// Writes the packet that starts [`HEADROOM`] bytes into `framed`.
+    pub(crate) fn write(&self, framed: &mut [u8]) -> io::Result<()> {
+        if self.framed {
+            framed[..HEADROOM].fill(0);
+            rustix::io::write(&self.file, framed)?;
+        } else {
+            rustix::io::write(&self.file, &framed[HEADROOM..])?;
+        }
+        Ok(())
+    }
+
+    /// Writes packets of `buffer` as one.
+    pub(crate) fn write_joined(&self, buffer: &[u8], joined: &Joined<'_>) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); LONGEST + 1];
+        slices[0] = IoSlice::new(&joined.header);
+        let mut count = 1;
+        for piece in joined.pieces() {
+            slices[count] = IoSlice::new(&buffer[piece]);
+            count += 1;
+        }
+        rustix::io::writev(&self.file, &slices[..count])?;
         Ok(())
     }
 

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
+use crate::batch::Flushed;
 use crate::counter::{Counters, Meter};
 use crate::error::Error;
+use crate::offload::ladder::{self, Ladder, Offload};
 use crate::peer::{Patience, Peer, PeerConfig, PeerReport};
 use crate::protocol::{Door, HANDSHAKE};
 use crate::rx::Receiver;
@@ -49,6 +51,8 @@ pub struct Options {
     /// Age at which a session is renewed by the side that started it: WireGuard's REKEY_AFTER_TIME, 120 s. The other
     /// side steps in 30 s later. A session ends at 180 s.
     pub renew_after: Duration,
+    /// The offloads that may be used, where the kernel has them.
+    pub offload: Offload,
 }
 
 impl Options {
@@ -58,6 +62,7 @@ impl Options {
             private_key,
             keepalive: Duration::from_secs(25),
             renew_after: Duration::from_secs(120),
+            offload: Offload::ALL,
         }
     }
 }
@@ -69,11 +74,28 @@ pub(crate) struct Shared {
     pub(crate) door: Door,
     pub(crate) table: ArcSwap<Table>,
     pub(crate) meter: Meter,
+    pub(crate) ladder: Ladder,
     /// Addresses of peers with a session.
     pub(crate) live: ArcSwap<HashSet<SocketAddr>>,
     pub(crate) patience: Patience,
     pub(crate) stop: Flag,
     pub(crate) changed: Flag,
+}
+
+impl Shared {
+    /// Counts what a flush lost and acts on what it found.
+    pub(crate) fn flushed(&self, flushed: Flushed, table: &Table) {
+        self.meter
+            .drop(crate::counter::Drop::SendFailed, flushed.lost);
+        if flushed.segments_refused {
+            self.ladder.drop_segments();
+        }
+        if flushed.unbound.is_some() {
+            for entry in table.entries() {
+                entry.peer.unbind(flushed.unbound);
+            }
+        }
+    }
 }
 
 /// A running tunnel. Dropping it stops it.
@@ -90,12 +112,20 @@ impl Tunnel {
     /// # Errors
     /// The kernel refuses a thread or an eventfd.
     pub fn start(options: Options, tun: Tun, socket: Socket, sink: Sink) -> Result<Tunnel, Error> {
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        let offload =
+            socket.set_offload(tun.set_offload(ladder::safe_on(&release, options.offload)));
+        tracing::info!(?offload, "the tunnel starts");
         let shared = Arc::new(Shared {
             tun,
             socket: Arc::new(socket),
             door: Door::new(*options.private_key),
             table: ArcSwap::from_pointee(Table::new(Vec::new())),
             meter: Meter::default(),
+            ladder: Ladder::new(offload),
             live: ArcSwap::default(),
             patience: Patience {
                 keepalive: options.keepalive,
@@ -217,6 +247,11 @@ impl Tunnel {
         self.shared.meter.read()
     }
 
+    /// The offloads in use. One that the kernel refuses under way is given up.
+    pub fn offload(&self) -> Offload {
+        self.shared.ladder.read()
+    }
+
     /// A descriptor (an eventfd: read eight bytes to clear it) that becomes readable when [`peers`](Tunnel::peers) has
     /// news that should not wait: a session came or went, traffic waits for one, an initiation was refused for its time
     /// stamp.
@@ -237,18 +272,29 @@ impl Tunnel {
         self.shared.socket.port()
     }
 
-    /// Binds the socket to a link, or to none. Addresses of ours that peers spoke to are forgotten: they may have been
-    /// the old link's.
+    /// Binds the socket to a link, or to none, and says so as [`moved`](Tunnel::moved) does.
     ///
     /// # Errors
     /// No CAP_NET_RAW. A link that does not exist is no error to the kernel: the socket is then mute until it is bound
     /// anew.
     pub fn set_uplink(&self, ifindex: Option<u32>) -> io::Result<()> {
         self.shared.socket.bind_uplink(ifindex)?;
+        self.moved();
+        Ok(())
+    }
+
+    /// Our addresses have changed: forgets which of them peers spoke to, and sends a keepalive to every peer with a
+    /// session, so that a peer that only sends to us learns where to. To be called after each change; without it, a
+    /// silent node is found again at its next keepalive.
+    pub fn moved(&self) {
+        let mut out = [0; HANDSHAKE];
         for entry in self.shared.table.load().entries() {
             entry.peer.unbind(None);
+            if let Some((length, to)) = entry.peer.keepalive(&mut out) {
+                // No way there yet: the next keepalive, or the next call of this, tries again.
+                let _ = self.shared.socket.try_send(&out[..length], &to);
+            }
         }
-        Ok(())
     }
 
     /// Ends the threads and waits for them. The TUN interface stays, as it is persistent; the socket closes when the

@@ -1,16 +1,21 @@
 //! `hepto-tx`: from the TUN to the network.
 //!
-//! Packets are read until there are no more or a batch is full; then each run of packets for one peer is sealed under
-//! one lock; then the batch is sent.
+//! Packets are read until there are no more or a batch is full; then each run of packets for one peer is cut where it
+//! came as one large packet, and sealed, under one lock; then the batch is sent.
 
 use std::io;
+use std::ops::Range;
 use std::time::Instant;
 
-use crate::batch::{DATAGRAM, MESSAGES, Outbox};
+use crate::batch::{MESSAGES, Outbox};
 use crate::counter::Drop;
+use crate::offload::header::Header;
+use crate::offload::segment::Segments;
 use crate::packet;
+use crate::peer::{Peer, State};
 use crate::protocol::{HANDSHAKE, OVERHEAD};
 use crate::table::Table;
+use crate::tun::{HEADROOM, LARGEST};
 use crate::tunnel::Shared;
 
 /// Bytes of a batch after which it is sealed and sent.
@@ -27,20 +32,22 @@ pub(crate) struct Sender {
     failing: bool,
 }
 
-/// A packet in the buffer, and the slot of the peer it goes to.
+/// A packet in the buffer, what it is to be cut into, and the slot of the peer it goes to.
 #[derive(Clone, Copy)]
 struct Frame {
     start: usize,
     length: usize,
+    header: Header,
     slot: Option<u32>,
 }
 
 impl Sender {
     pub(crate) fn new() -> Sender {
         Sender {
-            bytes: vec![0; BATCH + DATAGRAM].into_boxed_slice(),
+            bytes: vec![0; BATCH + LARGEST].into_boxed_slice(),
             frames: Vec::with_capacity(MESSAGES),
-            outbox: Outbox::new(BATCH + DATAGRAM + MESSAGES * HANDSHAKE),
+            // A batch cut into small segments grows beyond this, and is sent in parts.
+            outbox: Outbox::new(BATCH + LARGEST + LARGEST / 2),
             failing: false,
         }
     }
@@ -57,7 +64,7 @@ impl Sender {
             let table = shared.table.load();
             self.route(&table, shared);
             self.seal(&table, shared);
-            self.send(&table, shared);
+            shared.flushed(self.outbox.flush(&shared.socket), &table);
         }
     }
 
@@ -67,15 +74,18 @@ impl Sender {
         let mut used = 0;
         while used < BATCH && self.frames.len() < MESSAGES {
             match shared.tun.read(&mut self.bytes[used..]) {
-                Ok(length) => {
+                Ok((Some(header), length)) => {
+                    let start = used + HEADROOM;
                     self.frames.push(Frame {
-                        start: used,
+                        start,
                         length,
+                        header,
                         slot: None,
                     });
-                    used += length;
+                    used = start + length;
                     self.failing = false;
                 }
+                Ok((None, _)) => shared.meter.drop(Drop::Unroutable, 1),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -101,9 +111,8 @@ impl Sender {
     fn route(&mut self, table: &Table, shared: &Shared) {
         let mut last = None;
         for frame in &mut self.frames {
-            let Some(destination) =
-                packet::destination(&self.bytes[frame.start..frame.start + frame.length])
-            else {
+            let packet = &self.bytes[frame.start..frame.start + frame.length];
+            let Some(destination) = packet::destination(packet) else {
                 shared.meter.drop(Drop::Unroutable, 1);
                 continue;
             };
@@ -132,53 +141,61 @@ impl Sender {
     }
 
     /// Seals a run of packets for one peer, or queues them when it has no session.
-    fn seal_run(&mut self, run: std::ops::Range<usize>, slot: u32, table: &Table, shared: &Shared) {
+    fn seal_run(&mut self, run: Range<usize>, slot: u32, table: &Table, shared: &Shared) {
         let peer = table.peer(slot);
         let endpoint = peer.endpoint();
+        let join = shared.ladder.segments();
         let mut state = peer.lock();
         let Some((mut sealer, endpoint)) = state.protocol.sealer().zip(endpoint) else {
-            let news = !state.queue.is_waiting();
-            let now = Instant::now();
-            let dropped = self.frames[run]
-                .iter()
-                .map(|frame| {
-                    state
-                        .queue
-                        .push(&self.bytes[frame.start..frame.start + frame.length], now)
-                })
-                .sum();
-            peer.traffic.dropped(dropped);
-            shared.meter.drop(Drop::NoSession, dropped);
-            if news {
-                shared.changed.raise();
-            }
+            self.queue_run(run, peer, &mut state, shared);
             return;
         };
-        let mut bytes = 0;
-        let packets = run.len() as u64;
-        for frame in &self.frames[run] {
-            let packet = &self.bytes[frame.start..frame.start + frame.length];
-            assert!(
-                self.outbox
-                    .has_room((packet.len() + OVERHEAD).max(HANDSHAKE)),
-                "made for a whole batch"
-            );
-            let length = sealer.seal(packet, self.outbox.free());
-            self.outbox.push(length, endpoint);
-            bytes += packet.len() as u64;
+        let Sender {
+            bytes,
+            frames,
+            outbox,
+            ..
+        } = self;
+        let (mut packets, mut octets) = (0, 0);
+        for frame in &frames[run] {
+            let packet = &mut bytes[frame.start..frame.start + frame.length];
+            let Ok(mut segments) = Segments::new(&frame.header, packet) else {
+                shared.meter.drop(Drop::Unroutable, 1);
+                continue;
+            };
+            while let Some(segment) = segments.next() {
+                if !outbox.has_room((segment.len() + OVERHEAD).max(HANDSHAKE)) {
+                    shared.flushed(outbox.flush(&shared.socket), table);
+                }
+                let length = sealer.seal(segment, outbox.free());
+                outbox.push(length, endpoint, join);
+                packets += 1;
+                octets += segment.len() as u64;
+            }
         }
         drop(state);
-        peer.traffic.sent(packets, bytes);
-        shared.meter.sent(packets, bytes);
+        peer.traffic.sent(packets, octets);
+        shared.meter.sent(packets, octets);
     }
 
-    fn send(&mut self, table: &Table, shared: &Shared) {
-        let flushed = self.outbox.flush(&shared.socket);
-        shared.meter.drop(Drop::SendFailed, flushed.lost);
-        if flushed.unbound.is_some() {
-            for entry in table.entries() {
-                entry.peer.unbind(flushed.unbound);
+    fn queue_run(&mut self, run: Range<usize>, peer: &Peer, state: &mut State, shared: &Shared) {
+        let news = !state.queue.is_waiting();
+        let now = Instant::now();
+        let mut dropped = 0;
+        for frame in &self.frames[run] {
+            let packet = &mut self.bytes[frame.start..frame.start + frame.length];
+            let Ok(mut segments) = Segments::new(&frame.header, packet) else {
+                shared.meter.drop(Drop::Unroutable, 1);
+                continue;
+            };
+            while let Some(segment) = segments.next() {
+                dropped += state.queue.push(segment, now);
             }
+        }
+        peer.traffic.dropped(dropped);
+        shared.meter.drop(Drop::NoSession, dropped);
+        if news {
+            shared.changed.raise();
         }
     }
 }

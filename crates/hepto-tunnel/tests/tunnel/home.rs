@@ -1,5 +1,4 @@
 //! Two homes on a wire: network namespaces that exist as long as the test holds them, and tunnels in them.
-#![allow(unsafe_code)] // unshare and setns.
 
 use std::fs::File;
 use std::io;

@@ -1,0 +1,142 @@
+//! Receiving.
+#![allow(unsafe_code)] // The kernel takes arrays of headers that point into one another.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use super::{Control, DATAGRAM, Frames, MESSAGES, header, read_control};
+use crate::address::{Endpoint, Name};
+use crate::socket::Socket;
+
+/// Datagrams that came in, with where from and where to.
+pub(crate) struct Inbox {
+    bytes: Box<[u8]>,
+    arrivals: Vec<Arrival>,
+    frames: Frames,
+}
+
+/// One message of a receive: a datagram, or several of equal size that the kernel joined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: Option<IpAddr>,
+    start: usize,
+    length: usize,
+    segment: usize,
+}
+
+/// One datagram in the inbox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slice {
+    /// Index of its [`Arrival`].
+    pub(crate) arrival: usize,
+    start: usize,
+    length: usize,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> Inbox {
+        Inbox {
+            // Zeroed pages are given by the kernel when first touched: a slot costs what arrives in it.
+            bytes: vec![0; MESSAGES * DATAGRAM].into_boxed_slice(),
+            arrivals: Vec::with_capacity(MESSAGES),
+            frames: Frames::new(),
+        }
+    }
+
+    /// Takes up to `count` messages that wait already. `WouldBlock` when there are none.
+    pub(crate) fn receive(&mut self, socket: &Socket, count: usize) -> io::Result<()> {
+        let count = count.min(MESSAGES);
+        self.arrivals.clear();
+        let base = self.bytes.as_mut_ptr();
+        let frames = &mut self.frames;
+        for slot in 0..count {
+            // SAFETY: `slot` is below MESSAGES, and the buffer has DATAGRAM bytes for each.
+            let start = unsafe { base.add(slot * DATAGRAM) };
+            frames.iovecs[slot] = libc::iovec {
+                iov_base: start.cast(),
+                iov_len: DATAGRAM,
+            };
+            frames.headers[slot].msg_len = 0;
+            frames.headers[slot].msg_hdr = header(
+                &raw mut frames.names[slot],
+                size_of::<Name>() as libc::socklen_t,
+                &raw mut frames.iovecs[slot],
+                &raw mut frames.controls[slot],
+                size_of::<Control>(),
+            );
+        }
+        let fd = socket.as_fd().as_raw_fd();
+        let headers = frames.headers.as_mut_ptr();
+        // SAFETY: `count` headers point into `frames` and to DATAGRAM bytes of `bytes` each; nothing moves meanwhile.
+        let received = unsafe {
+            libc::recvmmsg(
+                fd,
+                headers,
+                count as libc::c_uint,
+                libc::MSG_DONTWAIT as _,
+                ptr::null_mut(),
+            )
+        };
+        if received < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        for slot in 0..received as usize {
+            let length = frames.headers[slot].msg_len as usize;
+            let Some(from) = frames.names[slot].decode() else {
+                continue;
+            };
+            let (to, segment) = read_control(&frames.headers[slot].msg_hdr);
+            let segment = segment.unwrap_or(length).max(1);
+            self.arrivals.push(Arrival {
+                from,
+                to,
+                start: slot * DATAGRAM,
+                length,
+                segment,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn arrival(&self, index: usize) -> &Arrival {
+        &self.arrivals[index]
+    }
+
+    /// Where the sender of an arrival is, and where it sent to.
+    pub(crate) fn endpoint(&self, index: usize) -> Endpoint {
+        let arrival = &self.arrivals[index];
+        Endpoint {
+            remote: arrival.from,
+            local: arrival.to,
+        }
+    }
+
+    pub(crate) fn bytes(&self, slice: &Slice) -> &[u8] {
+        &self.bytes[slice.start..slice.start + slice.length]
+    }
+
+    /// Writes every datagram into `slices`, joined ones taken apart, in the order of arrival.
+    pub(crate) fn split(&self, slices: &mut Vec<Slice>) {
+        slices.clear();
+        for (index, arrival) in self.arrivals.iter().enumerate() {
+            let mut at = 0;
+            while at < arrival.length {
+                let length = arrival.segment.min(arrival.length - at);
+                slices.push(Slice {
+                    arrival: index,
+                    start: arrival.start + at,
+                    length,
+                });
+                at += length;
+            }
+        }
+    }
+
+    /// Messages of the last receive.
+    pub(crate) fn messages(&self) -> usize {
+        self.arrivals.len()
+    }
+}

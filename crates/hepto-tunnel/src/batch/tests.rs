@@ -1,0 +1,160 @@
+use std::net::SocketAddr;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::*;
+use crate::address::Endpoint;
+use crate::offload::ladder::Offload;
+use crate::socket::Socket;
+
+fn pair(family: Family) -> (Socket, Socket) {
+    let open = || Socket::open_as(family, 0).expect("a free port");
+    (open(), open())
+}
+
+fn endpoint(remote: &str, port: u16, local: Option<&str>) -> Endpoint {
+    let remote = SocketAddr::new(remote.parse().expect("an address"), port);
+    Endpoint {
+        remote,
+        local: local.map(|local| local.parse().expect("an address")),
+    }
+}
+
+/// The next `count` datagrams: payload, from, to.
+fn receive(socket: &Socket, count: usize) -> Vec<(Vec<u8>, SocketAddr, Option<IpAddr>)> {
+    let (mut inbox, mut slices, mut seen) = (Inbox::new(), Vec::new(), Vec::new());
+    while seen.len() < count {
+        poll(
+            &mut [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN)],
+            None,
+        )
+        .expect("poll");
+        inbox.receive(socket, MESSAGES).expect("something waits");
+        inbox.split(&mut slices);
+        for slice in &slices {
+            let Endpoint { remote, local } = inbox.endpoint(slice.arrival);
+            seen.push((inbox.bytes(slice).to_vec(), remote, local));
+        }
+    }
+    seen
+}
+
+#[test]
+fn a_batch_arrives_whole_with_its_addresses() {
+    for (family, targets) in [
+        (Family::Dual, &["127.0.0.1", "127.0.0.2", "::1"][..]),
+        (Family::V4, &["127.0.0.1", "127.0.0.2"]),
+    ] {
+        let (a, b) = pair(family);
+        let mut outbox = Outbox::new(4096);
+        for target in targets {
+            outbox.free()[..target.len()].copy_from_slice(target.as_bytes());
+            let local = (!target.contains(':')).then_some("127.0.0.9");
+            outbox.push(target.len(), endpoint(target, b.port(), local), true);
+        }
+        assert_eq!(outbox.flush(&a), Flushed::default());
+        assert!(outbox.is_empty());
+        for (bytes, from, to) in receive(&b, targets.len()) {
+            let target = String::from_utf8_lossy(&bytes).into_owned();
+            assert_eq!(to, target.parse().ok(), "the address that was asked");
+            let local = if target.contains(':') {
+                "::1"
+            } else {
+                "127.0.0.9"
+            };
+            assert_eq!(from, endpoint(local, a.port(), None).remote);
+        }
+    }
+}
+
+#[test]
+fn trains_arrive_as_what_was_put_into_them() {
+    // Trains end at a shorter datagram, at another peer, and at 64 datagrams; one does not join at all.
+    let lengths: Vec<usize> = [100, 100, 60, 100, 200, 7]
+        .into_iter()
+        .chain([300; 150])
+        .collect();
+    for (target, segment, gro) in [
+        ("127.0.0.1", true, true),
+        ("::1", true, false),
+        ("::1", false, true),
+    ] {
+        let (a, b) = pair(Family::Dual);
+        let offload = b.set_offload(Offload {
+            udp_gro: gro,
+            ..Offload::ALL
+        });
+        assert!(
+            offload.udp_segment && offload.udp_gro == gro,
+            "this kernel has both"
+        );
+        let mut outbox = Outbox::new(1 << 17);
+        for (number, &length) in lengths.iter().enumerate() {
+            outbox.free()[..length].fill(number as u8);
+            outbox.push(length, endpoint(target, b.port(), None), segment);
+        }
+        assert_eq!(outbox.flush(&a), Flushed::default());
+        let received = receive(&b, lengths.len());
+        for (number, ((bytes, ..), length)) in received.iter().zip(&lengths).enumerate() {
+            assert_eq!(
+                bytes,
+                &vec![number as u8; *length],
+                "datagram {number} to {target}"
+            );
+        }
+        assert_eq!(received.len(), lengths.len());
+    }
+}
+
+#[test]
+fn a_local_address_that_is_gone_is_given_up() {
+    for (family, join) in [
+        (Family::Dual, false),
+        (Family::Dual, true),
+        (Family::V4, true),
+    ] {
+        let (a, b) = pair(family);
+        let gone = endpoint("127.0.0.1", b.port(), Some("203.0.113.77"));
+        let mut outbox = Outbox::new(64);
+        outbox.push(5, gone, join);
+        outbox.push(5, gone, join);
+        let flushed = outbox.flush(&a);
+        let expected = Flushed {
+            lost: 0,
+            unbound: Some(gone),
+            segments_refused: false,
+        };
+        assert_eq!(flushed, expected, "that says nothing of segments");
+        assert_eq!(receive(&b, 2).len(), 2, "sent again without it");
+    }
+}
+
+#[test]
+fn a_train_above_the_path_is_sent_in_pieces_and_blames_no_one() {
+    let (a, b) = pair(Family::Dual);
+    // Loopback carries 65,536 bytes: a datagram must exceed that to be too big, so the refusal is made by hand.
+    let mut outbox = Outbox::new(1 << 10);
+    let to = endpoint("127.0.0.1", b.port(), None);
+    for _ in 0..3 {
+        outbox.push(100, to, true);
+    }
+    for (errno, blames) in [
+        (libc::EMSGSIZE, false),
+        (libc::EIO, true),
+        (libc::EINVAL, true),
+    ] {
+        let mut flushed = Flushed::default();
+        outbox.refuse_first(errno, &a, &mut flushed);
+        assert_eq!(
+            flushed,
+            Flushed {
+                segments_refused: blames,
+                ..Flushed::default()
+            }
+        );
+        assert_eq!(receive(&b, 3).len(), 3, "errno {errno}");
+    }
+    let mut flushed = Flushed::default();
+    outbox.refuse_first(libc::ENOBUFS, &a, &mut flushed);
+    assert_eq!(flushed.lost, 3, "no room is no reason to try again");
+}
