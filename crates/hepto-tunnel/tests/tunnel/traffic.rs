@@ -79,13 +79,17 @@ fn an_inner_source_that_is_not_the_senders_is_dropped() {
 }
 
 #[test]
-fn a_packet_to_nobody_is_counted() {
+fn packets_to_nobody_are_counted() {
     let (a, _b) = pair();
-    a.home
-        .udp("10.44.0.1:0")
-        .send_to(b"x", "10.44.9.9:1")
-        .expect("sent");
-    wait("the count", SOON, || a.tunnel.counters().no_peer == 1);
+    let socket = a.home.udp("10.44.0.1:0");
+    // The kernel's own multicast counts too, so many are sent.
+    let before = a.tunnel.counters().no_peer;
+    for _ in 0..50 {
+        socket.send_to(b"x", "10.44.9.9:1").expect("sent");
+    }
+    wait("the count", SOON, || {
+        a.tunnel.counters().no_peer >= before + 50
+    });
 }
 
 #[test]
