@@ -238,7 +238,7 @@ impl Driver {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: Event) {
         let event = if self.waiting.is_empty() {
             match self.events.try_send(event) {
                 Ok(()) => return,
