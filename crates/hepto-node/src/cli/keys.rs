@@ -1,11 +1,12 @@
-//! `hepto-node keys generate`.
+//! `hepto-node keys generate|derive-agent`.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use hepto_mesh::key::{ClusterKey, OverlayKey};
+use hepto_mesh::key::{ClusterKey, KeyError, OverlayKey};
+use hepto_mesh::name::ClusterName;
 
 use crate::fault::Fault;
 use crate::secret::{self, SystemRandom};
@@ -17,6 +18,18 @@ pub enum KeysCommand {
     Generate {
         /// Which of the two keys
         kind: KeyKind,
+        /// Where to write it (mode 0600); printed when absent
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Derive the agents' key from the cluster key: all that nodes other than the master need
+    DeriveAgent {
+        /// The cluster's name: each cluster's agents have a key of their own
+        #[arg(long, value_name = "NAME")]
+        cluster: ClusterName,
+        /// The file with the cluster key
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
         /// Where to write it (mode 0600); printed when absent
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -34,13 +47,28 @@ pub enum KeyKind {
 
 /// Does one of the commands above.
 pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
-    let KeysCommand::Generate { kind, out } = command;
-    let key = match kind {
-        KeyKind::Overlay => OverlayKey::generate(&mut SystemRandom),
-        KeyKind::Cluster => ClusterKey::generate(&mut SystemRandom),
-    };
+    match command {
+        KeysCommand::Generate {
+            kind: KeyKind::Overlay,
+            out,
+        } => give(&OverlayKey::generate(&mut SystemRandom), out),
+        KeysCommand::Generate {
+            kind: KeyKind::Cluster,
+            out,
+        } => give(&ClusterKey::generate(&mut SystemRandom), out),
+        KeysCommand::DeriveAgent { cluster, from, out } => {
+            let key = secret::read(&from).map_err(Fault::from)?;
+            let key: ClusterKey = key
+                .parse()
+                .map_err(|error: KeyError| Fault::new(error.code(), error.to_string()))?;
+            give(key.agent(&cluster).expose(), out)
+        }
+    }
+}
+
+fn give(key: &str, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     match out {
-        Some(path) => secret::write_new(&path, &key).map_err(Fault::from)?,
+        Some(path) => secret::write_new(&path, key).map_err(Fault::from)?,
         None => {
             let mut output = io::stdout().lock();
             output.write_all(key.as_bytes())?;

@@ -3,6 +3,7 @@
 mod config;
 mod demo;
 mod exec;
+mod import;
 mod keys;
 mod kubectl;
 mod run;
@@ -34,6 +35,8 @@ enum Command {
     /// Make the cluster's keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Turn the guide's Ansible inventory into config files and keys
+    ImportInventory(import::ImportArgs),
     /// What this node is doing, and what is wrong
     Status(show::StatusArgs),
     /// The other nodes, as this one reaches them
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Config(command) => config::run(command),
         Command::Keys(command) => keys::run(command),
+        Command::ImportInventory(args) => import::run(args),
         Command::Status(args) => show::status(args),
         Command::Peers(args) => show::peers(args),
         Command::Exec(args) => exec::run(args),

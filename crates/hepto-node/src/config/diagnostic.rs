@@ -138,7 +138,48 @@ pub struct Source {
     pub text: String,
 }
 
+/// Names behind which, with an equals sign, a key stands that should not be shown.
+const SECRET_NAMES: &[&str] = &["overlay_key", "cluster_key", "agent_key"];
+
 impl Source {
+    /// The file's text for quoting. Starred out are the places `secrets`, and every line from the name of
+    /// a key and its equals sign on, whether the line is well-formed or not.
+    pub fn new(path: String, text: &str, secrets: &[Range<usize>]) -> Source {
+        let mut hidden = secrets.to_vec();
+        let mut at = 0;
+        for line in text.split_inclusive('\n') {
+            let begins = |name: &&str| {
+                let value = |(found, _): (usize, &str)| {
+                    let rest = &line[found + name.len()..];
+                    rest.trim_start()
+                        .starts_with('=')
+                        .then_some(found + name.len())
+                };
+                line.match_indices(*name).find_map(value)
+            };
+            hidden.extend(
+                SECRET_NAMES
+                    .iter()
+                    .filter_map(begins)
+                    .map(|from| at + from..at + line.len()),
+            );
+            at += line.len();
+        }
+        let inside = |at: usize| hidden.iter().any(|range| range.contains(&at));
+        let mut starred = String::with_capacity(text.len());
+        for (at, character) in text.char_indices() {
+            if inside(at) && !character.is_whitespace() && !"=\"'".contains(character) {
+                starred.extend(std::iter::repeat_n('*', character.len_utf8()));
+            } else {
+                starred.push(character);
+            }
+        }
+        Source {
+            path,
+            text: starred,
+        }
+    }
+
     /// The span cut to the text and to whole characters: a parser's span may end past the last byte.
     fn clamp(&self, span: Range<usize>) -> Range<usize> {
         let boundary = |at: usize| {
@@ -195,11 +236,18 @@ impl fmt::Display for Report {
             _ => format!("{number} {noun}s"),
         };
         let errors = self.errors();
-        write!(f, "{} has {}", self.source.path, count(errors, "error"))?;
-        match self.diagnostics.len() - errors {
-            0 => Ok(()),
-            warnings => write!(f, " and {}", count(warnings, "warning")),
-        }
+        let warnings = self.diagnostics.len() - errors;
+        let (errors, warnings) = (count(errors, "error"), count(warnings, "warning"));
+        write!(
+            f,
+            "{} has {}",
+            self.source.path,
+            match (self.errors(), self.diagnostics.len()) {
+                (0, _) => warnings,
+                (known, all) if known == all => errors,
+                _ => format!("{errors} and {warnings}"),
+            }
+        )
     }
 }
 

@@ -20,7 +20,9 @@ use hepto_mesh::key::{AgentKey, ClusterKey, OverlayKey};
 use hepto_mesh::name::{ClusterName, NodeName};
 use ipnet::IpNet;
 
-pub use diagnostic::{Diagnostic, Report, Source};
+pub use check::form;
+pub use diagnostic::{Diagnostic, Report, Severity, Source};
+pub use read::nearest;
 pub use show::Shown;
 
 /// What `config default` prints: every key with its meaning. Placeholders apart, it is a valid file.

@@ -278,13 +278,16 @@ fn key_file(
         return None;
     }
     let path = checking.path(text, &format!("{purpose}_key_file"))?;
+    checking.machine?;
     match secret::read(&path) {
         Ok(key) => Some((path, key)),
         Err(error) => {
             let found = Diagnostic::error(error.code(), error.to_string()).at(text.span());
             let fix = error.fix().or_else(|| match (&error, purpose) {
                 (secret::Error::Absent(_), "agent") => Some(
-                    "make it where the cluster key is, and copy it here: hepto-node keys derive-agent".to_owned(),
+                    "make it where the cluster key is, and copy it here: \
+                     hepto-node keys derive-agent --cluster NAME --from FILE"
+                        .to_owned(),
                 ),
                 (secret::Error::Absent(path), _) => Some(format!(
                     "copy it from another node; for a new cluster: hepto-node keys generate {purpose} --out {}",

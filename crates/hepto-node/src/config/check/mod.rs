@@ -23,26 +23,7 @@ use super::{Config, HostAddress, example, read};
 
 /// Checks the text of the config file `path` on a machine with the addresses `host`.
 pub fn check(path: &Path, text: &str, host: &[HostAddress]) -> Result<(Config, Report), Report> {
-    let reading = read::read(text);
-    let mut checking = Checking {
-        host,
-        sections: reading.sections,
-        pruned: reading.pruned,
-        found: reading.diagnostics,
-        secrets: Vec::new(),
-        end: text.trim_end().len(),
-    };
-    let config = config(path, &reading.file, &mut checking);
-    let mut diagnostics = checking.found;
-    diagnostics.sort_by_key(|found| found.span.as_ref().map_or(usize::MAX, |span| span.start));
-    let source = Source {
-        path: path.display().to_string(),
-        text: star(text, &checking.secrets),
-    };
-    let report = Report {
-        source,
-        diagnostics,
-    };
+    let (config, report) = examine(path, text, Some(host));
     match config {
         Some(config) if report.errors() == 0 => Ok((config, report)),
         _ => {
@@ -54,6 +35,34 @@ pub fn check(path: &Path, text: &str, host: &[HostAddress]) -> Result<(Config, R
             Err(report)
         }
     }
+}
+
+/// Checks what can be checked on another machine: no file that the config names is looked at.
+pub fn form(path: &Path, text: &str) -> Report {
+    examine(path, text, None).1
+}
+
+fn examine(path: &Path, text: &str, machine: Option<&[HostAddress]>) -> (Option<Config>, Report) {
+    let reading = read::read(text);
+    let mut checking = Checking {
+        machine,
+        sections: reading.sections,
+        pruned: reading.pruned,
+        found: reading.diagnostics,
+        secrets: Vec::new(),
+        end: text.trim_end().len(),
+    };
+    let config = config(path, &reading.file, &mut checking);
+    let mut diagnostics = checking.found;
+    diagnostics.sort_by_key(|found| found.span.as_ref().map_or(usize::MAX, |span| span.start));
+    let source = Source::new(path.display().to_string(), text, &checking.secrets);
+    (
+        config,
+        Report {
+            source,
+            diagnostics,
+        },
+    )
 }
 
 /// Every section is checked, whatever the others hold.
@@ -112,7 +121,8 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
 
 /// What all checks share: where to report, and what was reported already.
 struct Checking<'a> {
-    host: &'a [HostAddress],
+    /// The machine's addresses; `None` where the config is another machine's.
+    machine: Option<&'a [HostAddress]>,
     sections: BTreeMap<String, Range<usize>>,
     pruned: BTreeSet<String>,
     found: Vec<Diagnostic>,
@@ -201,7 +211,7 @@ impl Checking<'_> {
     }
 
     fn is_host(&self, address: IpAddr) -> Option<&HostAddress> {
-        self.host.iter().find(|host| host.address == address)
+        self.machine?.iter().find(|host| host.address == address)
     }
 }
 
@@ -247,30 +257,6 @@ fn refuse_inner(
 fn addresses_of(texts: Option<&Vec<Text>>) -> Vec<(IpAddr, Range<usize>)> {
     let parsed = |text: &Spanned<String>| Some((text.get_ref().parse().ok()?, text.span()));
     texts.into_iter().flatten().filter_map(parsed).collect()
-}
-
-/// The text with secrets starred out byte for byte, so that places stay what they are.
-fn star(text: &str, secrets: &[Range<usize>]) -> String {
-    let mut hidden = secrets.to_vec();
-    let mut at = 0;
-    for line in text.split_inclusive('\n') {
-        let key = line.split('=').next().unwrap_or_default();
-        let name = key.trim();
-        if ["overlay_key", "cluster_key", "agent_key"].contains(&name) {
-            hidden.push(at + key.len()..at + line.len());
-        }
-        at += line.len();
-    }
-    let inside = |at: usize| hidden.iter().any(|range| range.contains(&at));
-    let mut starred = String::with_capacity(text.len());
-    for (at, character) in text.char_indices() {
-        if inside(at) && !character.is_whitespace() && !"=\"'".contains(character) {
-            starred.extend(std::iter::repeat_n('*', character.len_utf8()));
-        } else {
-            starred.push(character);
-        }
-    }
-    starred
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ fn storage(text: Option<&Text>, checking: &mut Checking<'_>) -> Option<PathBuf> 
         Some(text) => checking.path(text, "storage")?,
         None => PathBuf::from(DEFAULT_STORAGE),
     };
-    match refuse_storage(&path) {
+    match refuse_system(&path).or_else(|| checking.machine.and_then(|_| refuse_storage(&path))) {
         None => Some(path),
         Some(found) => {
             checking.report(found.at(span));
@@ -85,15 +85,18 @@ fn storage(text: Option<&Text>, checking: &mut Checking<'_>) -> Option<PathBuf> 
     }
 }
 
+fn refuse_system(path: &Path) -> Option<Diagnostic> {
+    let what = format!(
+        "the storage directory {} is the system's own",
+        path.display()
+    );
+    is_one_of(&real(path), SYSTEM).then(|| {
+        Diagnostic::error("E-STORAGE-SYSTEM", what).fix("use a directory of its own, such as /srv")
+    })
+}
+
 fn refuse_storage(path: &Path) -> Option<Diagnostic> {
     let shown = path.display();
-    if is_one_of(&real(path), SYSTEM) {
-        let what = format!("the storage directory {shown} is the system's own");
-        return Some(
-            Diagnostic::error("E-STORAGE-SYSTEM", what)
-                .fix("use a directory of its own, such as /srv"),
-        );
-    }
     let mount = format!(
         "mount its disk, or for a new node: mkdir -p {}",
         quote(path)
@@ -148,19 +151,21 @@ fn refuse_directory(
 fn data_directory(text: &Text, checking: &mut Checking<'_>) -> Option<PathBuf> {
     let path = checking.path(text, "data")?;
     let make = format!("mount its disk, or: mkdir -p {}", quote(&path));
-    let refused =
-        refuse_directory(&path, "the data directory", "E-DATA-ABSENT", &make).or_else(|| {
-            let real = real(&path);
-            let taken = SANDBOX.iter().find(|own| overlap(&real, Path::new(own)));
-            taken.map(|own| {
-                let what = format!(
-                    "the data directory {} and the node's own {own} would cover one another",
-                    path.display()
-                );
-                Diagnostic::error("E-DATA-SYSTEM", what)
-                    .fix("use a directory of its own, such as /srv/data")
-            })
-        });
+    let absent = checking
+        .machine
+        .and_then(|_| refuse_directory(&path, "the data directory", "E-DATA-ABSENT", &make));
+    let refused = absent.or_else(|| {
+        let real = real(&path);
+        let taken = SANDBOX.iter().find(|own| overlap(&real, Path::new(own)))?;
+        let shown = path.display();
+        let what = format!(
+            "the data directory {shown} and the node's own {taken} would cover one another"
+        );
+        Some(
+            Diagnostic::error("E-DATA-SYSTEM", what)
+                .fix("use a directory of its own, such as /srv/data"),
+        )
+    });
     match refused {
         None => Some(path),
         Some(found) => {

@@ -1,0 +1,197 @@
+//! The guide's inventory as it is printed, with real values put in, and what must be refused.
+
+use std::path::Path;
+
+use super::{nodes, read};
+use crate::config::{Report, Source};
+
+const OVERLAY: &str = "abcdefghijklmnopqrstuvwxyz012345";
+const CLUSTER: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
+
+/// The guide's own example, comments and all, with its placeholders replaced and a second node.
+const GUIDE: &str = r#"[cluster]
+nodename ansible_host=1.2.3.4 iface=ens1 ip=2001:1234::1/64,192.168.123.123/24 gw=2001:1234::ffff,192.168.123.254
+sleepy ansible_host=1.2.3.5 iface=ens1 ip=2001:1234::2/64,192.168.123.124/24 gw=2001:1234::ffff,192.168.123.254 network_mode=macvlan
+
+[cluster:vars]
+ansible_user=root # utilisateur pour la connexion SSH aux machines
+storage_base=/srv # emplacement de stockage pour les données de base du noeud (sera suivi du nom du noeud)
+anchors=["2001:2345::1","sleepy.example.org"] # liste des ancres du cluster
+master=nodename # nom du noeud master du cluster
+mtu=1400 # MTU convenu pour le cluster
+overlay_key=abcdefghijklmnopqrstuvwxyz012345 # clé d'overlay de 32 caractères aléatoires
+cluster_key=ABCDEFGHIJKLMNOPQRSTUVWXYZ012345 # clé du cluster de 32 caractères aléatoires
+"#;
+
+/// The nodes' configs, and all that is said.
+fn import(text: &str) -> (Option<super::Nodes>, String) {
+    let (inventory, mut found) = read(text);
+    let (nodes, more) = nodes(&inventory, Path::new("/etc/hepto"));
+    found.extend(more);
+    let report = Report {
+        source: Source::new("inventory.ini".to_owned(), text, &[]),
+        diagnostics: found,
+    };
+    let nodes = nodes.filter(|_| report.errors() == 0);
+    (nodes, report.render(false))
+}
+
+/// What is said about the guide's inventory with each of the edits alone.
+fn said_after(edits: &[(&str, &str)]) -> String {
+    let said = edits.iter().map(|(from, to)| {
+        assert!(GUIDE.contains(from), "no {from:?} in the guide");
+        import(&GUIDE.replacen(from, to, 1)).1
+    });
+    said.map(|text| without_comment_notice(&text))
+        .collect::<Vec<_>>()
+        .join("\n\n--------\n\n")
+}
+
+fn without_comment_notice(said: &str) -> String {
+    let parts = said
+        .split("\n\n")
+        .filter(|part| !part.starts_with("warning[W-INV-COMMENT]"));
+    parts.collect::<Vec<_>>().join("\n\n")
+}
+
+#[test]
+fn the_guides_inventory_becomes_configs() {
+    let (nodes, said) = import(GUIDE);
+    let nodes = nodes.expect("a good inventory");
+    let configs: Vec<&str> = nodes
+        .nodes
+        .iter()
+        .map(|node| node.config.as_str())
+        .collect();
+    insta::assert_snapshot!(
+        "guide",
+        format!("{}\n--------\n{said}", configs.join("\n--------\n"))
+    );
+    assert!(nodes.named_here);
+    assert_eq!(nodes.keys.overlay.as_str(), OVERLAY);
+    assert_eq!(nodes.keys.cluster.as_str(), CLUSTER);
+    assert!(nodes.keys.agent.len() == 32 && *nodes.keys.agent != *nodes.keys.cluster);
+    let (again, _) = import(GUIDE);
+    assert_eq!(
+        again.expect("good").cluster,
+        nodes.cluster,
+        "the made name is the same at every import"
+    );
+}
+
+#[test]
+fn keys_are_never_shown() {
+    let edits = [
+        (
+            "iface=ens1",
+            "iface=ens1 overlay_key='QRSTUVWXYZ0123456789' oops",
+        ),
+        ("overlay_key=", "overlay_key = é"),
+    ];
+    let said = said_after(&edits);
+    assert!(said.contains("overlay_key='****"), "{said}");
+    for secret in [OVERLAY, CLUSTER, "QRSTUVWXYZ0123456789"] {
+        assert!(!said.contains(secret), "{said}");
+    }
+}
+
+#[test]
+fn optional_variables_and_other_ways_to_write_them() {
+    let text = GUIDE
+        .replace("mtu=1400", "mtu=\"1500\"")
+        .replace("gw=2001:1234::ffff,192.168.123.254 network", "gw='[\"fe80::1\"]' k3s_enabled=False network")
+        .replace("[cluster:vars]", "[cluster:vars]\ncluster_name=acides\nmesh_port=51821\ndns=192.168.123.254\nk3s_args=['--debug']");
+    let (nodes, said) = import(&text);
+    let nodes = nodes.unwrap_or_else(|| panic!("{said}"));
+    insta::assert_snapshot!("optional", nodes.nodes[1].config);
+    assert_eq!(
+        (nodes.cluster.as_str(), nodes.named_here),
+        ("acides", false)
+    );
+}
+
+#[test]
+fn a_key_of_digits_stays_what_was_written() {
+    let digits = "12345678901234567890123456789012";
+    let (nodes, _) = import(&GUIDE.replace(OVERLAY, digits));
+    assert_eq!(nodes.expect("good").keys.overlay.as_str(), digits);
+    let exponent = "1234567890123456789012345678901e5";
+    let (nodes, _) = import(&GUIDE.replace(OVERLAY, &exponent[1..]));
+    assert_eq!(nodes.expect("good").keys.overlay.as_str(), &exponent[1..]);
+}
+
+#[test]
+fn lines_that_are_refused() {
+    insta::assert_snapshot!(said_after(&[
+        ("[cluster]", "[cluster ]"),
+        ("[cluster]", "[cluster:nodes]"),
+        ("iface=ens1", "iface=\"ens1"),
+        ("iface=ens1", "iface ens1"),
+        ("nodename ansible", "node[3:1] ansible"),
+        ("master=nodename", "master nodename"),
+        ("[cluster:vars]", "[clusters:vars]"),
+        ("[cluster:vars]", "[all:children]\nhomes\n[cluster:vars]"),
+        (
+            "[cluster:vars]",
+            "[a:children]\nb\n[b:children]\na\n[cluster:vars]"
+        ),
+    ]));
+}
+
+#[test]
+fn nodes_that_are_refused() {
+    insta::assert_snapshot!(said_after(&[
+        ("sleepy ansible", "nodename ansible"),
+        ("master=nodename", "master=nodenam"),
+        ("2001:1234::2/64", "2001:1234::1/64"),
+        ("iface=ens1", "storage_base=srv"),
+        ("sleepy ansible", "Sleepy_ ansible"),
+        (
+            "network_mode=macvlan",
+            "network_mode=vlan mtu=1300 anchors=[\"a\",\"b\"]"
+        ),
+        ("gw=2001:1234::ffff", "gw=2001:1235::ffff"),
+        ("mtu=1400", "mtu=lots"),
+        ("mtu=1400", "mtu={}"),
+        ("overlay_key=", "overlay_key=x"),
+        (CLUSTER, OVERLAY),
+        ("network_mode=macvlan", "netwrk_mode=macvlan owner=paul"),
+        ("[cluster:vars]", "[others]\npaul\n[cluster:vars]"),
+    ]));
+    insta::assert_snapshot!(
+        "empty",
+        format!("{}\n\n{}", import("").1, import("[cluster]\n").1)
+    );
+}
+
+#[test]
+fn ranges_groups_and_their_variables() {
+    let text = GUIDE
+        .replace(" ip=2001:1234::1/64,192.168.123.123/24", "")
+        .replace("nodename ansible", "nodename ip=192.168.123.1/24 ansible")
+        .replace("sleepy ", "n[1:2] ")
+        .replace(" ip=2001:1234::2/64,192.168.123.124/24", "")
+        .replace("gw=2001:1234::ffff,192.168.123.254", "gw=192.168.123.254")
+        .replace("[cluster]\n", "[attic]\nn1 ip=192.168.123.2/24\nn2 ip=192.168.123.3/24\n[attic:vars]\niface=wlan0\nmtu=1400\n[cluster:children]\nattic\n[cluster]\n")
+        .replace("iface=ens1 gw=192.168.123.254 network_mode", "gw=192.168.123.254 network_mode");
+    let (nodes, said) = import(&text);
+    let nodes = nodes.unwrap_or_else(|| panic!("{said}"));
+    let names: Vec<&str> = nodes.nodes.iter().map(|node| node.name.as_str()).collect();
+    assert_eq!(names, ["n1", "n2", "nodename"]);
+    assert!(
+        nodes.nodes[1].config.contains("interface = \"wlan0\""),
+        "a child group's variable"
+    );
+    assert!(
+        nodes.nodes[2].config.contains("interface = \"ens1\""),
+        "a host's own variable"
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn garbage_never_panics(text in "([a-z\\[\\]:='\"#,. \\\\0-9é]{0,40}\n){0,8}") {
+        import(&text);
+        import(&format!("{GUIDE}{text}"));
+    }
+}
