@@ -262,7 +262,7 @@ impl<'a> Node<'a> {
             began: false,
             changed: tunnel
                 .changed()
-                .and_then(|event| readiness::watch(event, Interest::READABLE))
+                .and_then(|event| descriptor::watch(event, Interest::READABLE))
                 .map_err(unavailable)?,
             sessions,
             terminate: signal(SignalKind::terminate()).map_err(unavailable)?,

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::readiness::watch;
+use super::descriptor::watch;
 use super::state::State;
 use super::{Error, SOCKET, cgroup, file, mountpoint};
 
@@ -47,7 +47,7 @@ pub async fn end(run_directory: &Path, init: Option<OwnedFd>, deadline: Instant)
     for directory in &cgroups {
         errors.extend(end_cgroup(directory).await);
     }
-    errors.extend(mountpoint::remove(run_directory, &state.mountpoints));
+    errors.extend(mountpoint::release(&state.places));
     for name in [SOCKET, file::HOSTS, file::RESOLV_CONF, file::HOSTNAME] {
         let path = run_directory.join(name);
         match fs::remove_file(&path) {

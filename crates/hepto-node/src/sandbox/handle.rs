@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 use super::contact::Contact;
-use super::readiness::watch;
+use super::descriptor::watch;
 use super::state::State;
 use super::wire::{self, Reply, Request};
 use super::{Error, Event, Program, SOCKET, Settings, end, file, launch};
@@ -226,7 +226,7 @@ impl Sandbox {
                 .signal(&id, nix::sys::signal::Signal::SIGTERM as i32)
                 .await;
         }
-        while running(&self) {
+        while running(&self) && !self.gone {
             match timeout_at(now + grace / 2, self.event()).await {
                 Ok(Event::InitGone) | Err(_) => break,
                 Ok(_) => {}

@@ -22,7 +22,7 @@ use rustix::process::WaitOptions;
 
 use super::log::LogFile;
 use super::wire::{self, Reply, Request, Running, VERSION};
-use super::{Error, Event, Program, Status, cgroup, launch, mount};
+use super::{Error, Event, Program, Status, cgroup, launch, mount, mountpoint};
 
 /// Inside: the folder of the notify sockets.
 const NOTIFY: &str = "/run/hepto/notify";
@@ -79,6 +79,8 @@ struct Init {
     /// Whether programs have a cgroup of their own.
     unified: bool,
     own: LogFile,
+    /// Until init's end no other node removes what this one's mounts stand on.
+    _claim: mountpoint::Claim,
 }
 
 impl Init {
@@ -105,6 +107,7 @@ impl Init {
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))
             .map_err(|error| Error::file("protect", &socket, error))?;
 
+        let claim = mountpoint::claim(&mount::places(&birth.settings, &birth.host))?;
         mount::apply(&mount::plan(
             &birth.settings,
             &birth.host,
@@ -130,6 +133,7 @@ impl Init {
             logs: BTreeMap::new(),
             unified,
             own: LogFile::open(Path::new(LOG)),
+            _claim: claim,
         })
     }
 

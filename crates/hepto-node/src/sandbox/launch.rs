@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 
 use super::cgroup::{self, Hierarchy};
+use super::descriptor::{self, watch};
 use super::mount::{self, Host};
-use super::readiness::watch;
 use super::state::State;
-use super::{Error, Settings, file, mountpoint, wire};
+use super::{Error, Settings, file, wire};
 
 /// What the supervisor tells `sandbox`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -161,6 +161,7 @@ async fn answer(socket: OwnedFd) -> io::Result<Result<(), Error>> {
 /// # Errors
 /// When the supervisor cannot be answered; everything else is its answer.
 pub fn sandbox() -> io::Result<()> {
+    descriptor::keep()?;
     let supervisor = io::stdin().as_fd().try_clone_to_owned()?;
     let order: Order = wire::get(&supervisor)?;
     wire::put(&supervisor, &make(order))
@@ -178,23 +179,17 @@ fn make(order: Order) -> Result<(), Error> {
     };
     let hierarchies = cgroup::observe(&below, scope)?;
     mount::plan(&settings, &host, &hierarchies)?;
-    let runs = settings
-        .run_directory
-        .parent()
-        .unwrap_or(Path::new("/run/hepto"));
-    mountpoint::create(runs, &mount::places(&settings, &host), |mountpoints| {
-        let brief = Settings {
-            hosts: String::new(),
-            resolv_conf: String::new(),
-            ..settings.clone()
-        };
-        let state = State {
-            settings: Some(brief),
-            hierarchies: hierarchies.clone(),
-            mountpoints: mountpoints.to_vec(),
-        };
-        state.write(&settings.run_directory)
-    })?;
+    let brief = Settings {
+        hosts: String::new(),
+        resolv_conf: String::new(),
+        ..settings.clone()
+    };
+    State {
+        settings: Some(brief),
+        hierarchies: hierarchies.clone(),
+        places: mount::places(&settings, &host),
+    }
+    .write(&settings.run_directory)?;
     cgroup::create(&hierarchies)?;
     enter_network(&settings.netns)?;
     cgroup::enter(&hierarchies)?;

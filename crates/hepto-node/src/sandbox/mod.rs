@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod contact;
+pub mod descriptor;
 mod end;
 mod error;
 mod file;
@@ -20,7 +21,6 @@ mod launch;
 mod log;
 mod mount;
 mod mountpoint;
-pub mod readiness;
 mod state;
 mod wire;
 

@@ -1,174 +1,222 @@
 //! Empty files and folders on the host, over which a node mounts, where the host lacks them.
 //!
-//! They are shared by all nodes of a host and removed with the last of them: removing one would end the
-//! mount of any other node on it. Each node's state names those that it stands on.
+//! All nodes of a host share them, and the last one removes them: removing one ends every mount on it, in
+//! whatever mount namespace. So each carries a mark, by which it is known as made for nodes, and each
+//! node's init holds a shared lock on those it stands on, which the kernel drops when init dies. Both lie on
+//! the inode itself, where all see them, also nodes that share no /run.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{
+    CWD, FlockOperation, RenameFlags, XattrFlags, fgetxattr, flock, fsetxattr, renameat_with,
+};
 
 use super::Error;
-use super::state::State;
 
-/// Makes what is missing of `places` (path, whether a folder). Gives all those that exist only for nodes' sake.
-///
-/// `runs` is `/run/hepto`, where the other nodes' states lie. `keep` is told before anything is made.
-pub fn create(
-    runs: &Path,
-    places: &[(PathBuf, bool)],
-    keep: impl FnOnce(&[PathBuf]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let _lock = lock(runs)?;
-    let others = used(runs, None);
-    let (mut missing, mut ours) = (Vec::new(), Vec::new());
-    for (place, folder) in places {
-        let parents = place.ancestors().skip(1).map(|parent| (parent, true));
-        for (path, folder) in [(place.as_path(), *folder)].into_iter().chain(parents) {
-            if others.iter().any(|other| other == path) {
-                ours.push(path.to_owned());
-            } else if !path.exists() && !ours.contains(&path.to_owned()) {
-                missing.push((path.to_owned(), folder));
-                ours.push(path.to_owned());
+/// Only a process with CAP_SYS_ADMIN sees a `trusted.` attribute, xattr(7).
+const MARK: &str = "trusted.hepto.mountpoint";
+/// Each turn is lost to another node that starts or stops at that very moment.
+const TURNS: u32 = 100;
+
+/// The mount points that a node stands on, for as long as this lives.
+pub struct Claim {
+    _locks: Vec<File>,
+}
+
+/// Makes what is missing of `places` (path, and whether it is a folder), and claims what was made for nodes.
+pub fn claim(places: &[(PathBuf, bool)]) -> Result<Claim, Error> {
+    let mut locks = Vec::new();
+    for (path, folder) in places {
+        let claimed = claim_one(path, *folder)
+            .map_err(|error| Error::file("create the mount point", path, error))?;
+        locks.extend(claimed);
+    }
+    Ok(Claim { _locks: locks })
+}
+
+fn claim_one(path: &Path, folder: bool) -> io::Result<Option<File>> {
+    for _ in 0..TURNS {
+        match File::open(path) {
+            Ok(file) if !is_marked(&file) => return Ok(None),
+            Ok(file) => {
+                flock(&file, FlockOperation::LockShared)?;
+                // It may have been removed between the two calls.
+                if fs::metadata(path)
+                    .is_ok_and(|now| now.ino() == file.metadata().map_or(0, |then| then.ino()))
+                {
+                    return Ok(Some(file));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => make(path, folder)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("other nodes remove it again and again"))
+}
+
+/// Makes it with the parents that are missing, each with the mark; loses no race that a next turn does not win.
+fn make(path: &Path, folder: bool) -> io::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        make(parent, true)?;
+    }
+    // Under another name first: whoever finds it at its place finds the mark on it.
+    let Some(name) = path.file_name() else {
+        return Ok(());
+    };
+    let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let fresh = path.with_file_name(format!(".hepto-{}-{}", uuid.trim(), name.display()));
+    let made = if folder {
+        fs::create_dir(&fresh)
+    } else {
+        File::create_new(&fresh).map(drop)
+    };
+    let placed = made.and_then(|()| {
+        match fsetxattr(File::open(&fresh)?, MARK, b"1", XattrFlags::empty()) {
+            // Where a file system takes no attributes, what was made stays for ever.
+            Err(error) if error != rustix::io::Errno::OPNOTSUPP => return Err(error.into()),
+            _ => {}
+        }
+        Ok(renameat_with(
+            CWD,
+            &fresh,
+            CWD,
+            path,
+            RenameFlags::NOREPLACE,
+        )?)
+    });
+    if placed.is_err() {
+        let _ = if folder {
+            fs::remove_dir(&fresh)
+        } else {
+            fs::remove_file(&fresh)
+        };
+    }
+    match placed {
+        // Another node was quicker, or took the parent away: the next turn sees.
+        Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => {
+            Ok(())
+        }
+        placed => placed,
+    }
+}
+
+fn is_marked(file: &File) -> bool {
+    fgetxattr(file, MARK, &mut [0_u8; 8][..]).is_ok()
+}
+
+/// Removes those of `places`, and of their parents, that were made for nodes and that no node stands on any
+/// more. Gives every failure.
+pub fn release(places: &[(PathBuf, bool)]) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for (place, _) in places {
+        for path in place.ancestors() {
+            match release_one(path) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    errors.push(Error::file("remove the mount point", path, error));
+                    break;
+                }
             }
         }
     }
-    // Parents before children.
-    ours.sort();
-    missing.sort();
-    keep(&ours)?;
-    for (path, folder) in missing {
-        let made = if folder {
-            fs::create_dir(&path)
-        } else {
-            fs::write(&path, "")
-        };
-        made.map_err(|error| Error::file("create the mount point", &path, error))?;
-    }
-    Ok(())
-}
-
-/// Removes those of `paths` on which no other node stands. Gives every failure.
-pub fn remove(run_directory: &Path, paths: &[PathBuf]) -> Vec<Error> {
-    let Some(runs) = run_directory.parent() else {
-        return Vec::new();
-    };
-    let lock = match lock(runs) {
-        Ok(lock) => lock,
-        Err(error) => return vec![error],
-    };
-    let others = used(runs, Some(run_directory));
-    let mut errors = Vec::new();
-    for path in paths.iter().rev().filter(|path| !others.contains(path)) {
-        let removed = if path.is_dir() {
-            fs::remove_dir(path)
-        } else {
-            remove_empty(path)
-        };
-        match removed {
-            Ok(()) => {}
-            // In use by something else by now: it is no longer ours.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty
-                ) => {}
-            Err(error) => errors.push(Error::file("remove the mount point", path, error)),
-        }
-    }
-    drop(lock);
     errors
 }
 
-fn remove_empty(path: &Path) -> std::io::Result<()> {
-    if fs::metadata(path)?.len() == 0 {
-        fs::remove_file(path)
-    } else {
-        Ok(())
+/// Whether it is gone.
+fn release_one(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        // What cannot even be opened was not made by us.
+        Err(_) => return Ok(false),
+    };
+    if !is_marked(&file) || flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
     }
-}
-
-/// Between reading the others' states and writing our own nobody else may.
-fn lock(runs: &Path) -> Result<fs::File, Error> {
-    let file = fs::File::open(runs).map_err(|error| Error::file("open", runs, error))?;
-    flock(&file, FlockOperation::LockExclusive)
-        .map_err(|error| Error::file("lock", runs, error))?;
-    Ok(file)
-}
-
-fn used(runs: &Path, but: Option<&Path>) -> Vec<PathBuf> {
-    let folders = fs::read_dir(runs)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    let states = folders
-        .filter(|folder| Some(folder.as_path()) != but)
-        .filter_map(|folder| State::read(&folder));
-    states.flat_map(|state| state.mountpoints).collect()
+    let entry = file.metadata()?;
+    let removed = match (entry.is_dir(), entry.len()) {
+        (true, _) => fs::remove_dir(path),
+        (false, 0) => fs::remove_file(path),
+        // Filled by something else since: it is no longer ours.
+        (false, _) => return Ok(false),
+    };
+    match removed {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn node(runs: &Path, name: &str, places: &[(PathBuf, bool)]) -> PathBuf {
-        let folder = runs.join(name);
-        fs::create_dir_all(&folder).unwrap();
-        create(runs, places, |mountpoints| {
-            State {
-                mountpoints: mountpoints.to_vec(),
-                ..State::default()
-            }
-            .write(&folder)
-        })
-        .unwrap();
-        folder
-    }
-
-    fn end(folder: &Path) {
-        let state = State::read(folder).unwrap();
-        assert_eq!(remove(folder, &state.mountpoints), []);
-        State::remove(folder);
+    fn places(host: &Path) -> Vec<(PathBuf, bool)> {
+        vec![
+            (host.join("opt/cni"), true),
+            (host.join("etc/machine-id"), false),
+        ]
     }
 
     #[test]
     fn the_last_node_removes_what_the_first_made() {
-        let root = tempfile::tempdir().unwrap();
-        let (runs, host) = (root.path().join("run"), root.path().join("host"));
-        fs::create_dir(&host).unwrap();
-        let places = [
-            (host.join("opt/cni"), true),
-            (host.join("machine-id"), false),
-        ];
-        let first = node(&runs, "a.one", &places);
-        let second = node(&runs, "a.two", &places);
-        end(&first);
-        assert!(host.join("opt/cni").is_dir() && host.join("machine-id").is_file());
-        end(&second);
-        assert_eq!(fs::read_dir(&host).unwrap().count(), 0);
+        let host = tempfile::tempdir().unwrap();
+        let places = places(host.path());
+        let first = claim(&places).unwrap();
+        let second = claim(&places).unwrap();
+        drop(first);
+        assert_eq!(release(&places), []);
+        assert!(
+            host.path().join("opt/cni").is_dir() && host.path().join("etc/machine-id").is_file()
+        );
+        drop(second);
+        assert_eq!(release(&places), []);
+        assert_eq!(fs::read_dir(host.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn what_the_host_has_or_filled_stays() {
-        let root = tempfile::tempdir().unwrap();
-        let (runs, host) = (root.path().join("run"), root.path().join("host"));
-        fs::create_dir_all(host.join("etc")).unwrap();
-        let places = [
-            (host.join("etc"), true),
-            (host.join("opt/cni"), true),
-            (host.join("machine-id"), false),
-        ];
-        let folder = node(&runs, "a.one", &places);
-        fs::write(host.join("opt/other"), "").unwrap();
-        fs::write(host.join("machine-id"), "0123").unwrap();
-        end(&folder);
+        let host = tempfile::tempdir().unwrap();
+        let places = places(host.path());
+        fs::create_dir(host.path().join("etc")).unwrap();
+        drop(claim(&places).unwrap());
+        fs::write(host.path().join("opt/other"), "").unwrap();
+        fs::write(host.path().join("etc/machine-id"), "0123").unwrap();
+        assert_eq!(release(&places), []);
         assert!(
-            host.join("etc").is_dir()
-                && host.join("opt/other").is_file()
-                && host.join("machine-id").is_file()
+            host.path().join("etc/machine-id").is_file() && host.path().join("opt/other").is_file()
         );
-        assert!(!host.join("opt/cni").exists());
+        assert!(!host.path().join("opt/cni").exists());
+        fs::remove_file(host.path().join("etc/machine-id")).unwrap();
+        drop(claim(&places).unwrap());
+        assert_eq!(release(&places), []);
+        assert!(
+            host.path().join("etc").is_dir(),
+            "it was there before the first node"
+        );
+    }
+
+    #[test]
+    fn nodes_that_start_and_stop_at_once_never_lose_their_footing() {
+        let host = tempfile::tempdir().unwrap();
+        let places = places(host.path());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let held = claim(&places).unwrap();
+                        assert!(places.iter().all(|(path, _)| path.exists()));
+                        drop(held);
+                        assert_eq!(release(&places), []);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(host.path()).unwrap().count(), 0);
     }
 }

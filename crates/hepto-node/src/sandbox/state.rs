@@ -18,8 +18,8 @@ pub struct State {
     pub settings: Option<Settings>,
     /// Its cgroups.
     pub hierarchies: Vec<Hierarchy>,
-    /// Empty files and folders on which its mounts stand, parents first.
-    pub mountpoints: Vec<PathBuf>,
+    /// Where its mounts stand on the host's file systems, and whether on a folder.
+    pub places: Vec<(PathBuf, bool)>,
 }
 
 impl State {

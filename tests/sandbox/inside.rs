@@ -1,0 +1,397 @@
+//! What a node sees, and what it does not.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::Test;
+use crate::host::{self, Node, drive, run, script, spawn, stop};
+
+pub const TESTS: &[Test] = &[
+    ("the_node_has_an_init_a_name_and_files_of_its_own", own),
+    ("storage_and_keys_are_hidden_and_data_is_not", hidden),
+    ("a_link_to_a_stub_resolver_is_followed", stub_resolver),
+    ("kubelets_sysctls_do_not_reach_the_host", sysctls),
+    (
+        "mounts_of_the_node_stay_in_it_and_reach_its_pods",
+        propagation,
+    ),
+    ("every_hierarchys_root_is_the_nodes_cgroup", cgroups),
+    ("two_nodes_on_one_host_do_not_see_one_another", strangers),
+    (
+        "exec_gives_the_commands_exit_code_terminal_and_environment",
+        exec,
+    ),
+    ("exec_net_needs_no_sandbox", exec_net),
+    (
+        "kubectl_is_the_nodes_own_on_a_server_and_elsewhere_on_an_agent",
+        kubectl,
+    ),
+];
+
+const GRACE: Duration = Duration::from_secs(5);
+
+fn own() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let sandbox = node.start().await?;
+        ensure!(!sandbox.adopted());
+        ensure!(node.shell("cat /proc/1/cmdline | tr '\\0' ' '")? == "hepto-node init");
+        ensure!(node.shell("hostname; cat /etc/hostname")? == "grumpy\ngrumpy");
+        ensure!(node.shell("cat /etc/resolv.conf")? == "nameserver 192.0.2.53");
+        ensure!(node.shell("cat /proc/1/oom_score_adj")? == "0");
+
+        let id = node.shell("cat /etc/machine-id")?;
+        ensure!(
+            id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{id}"
+        );
+        ensure!(
+            fs::read_to_string("/srv/grumpy/machine-id")?.trim() == id,
+            "it is not kept"
+        );
+        ensure!(
+            fs::read_to_string("/etc/machine-id")?.trim() != id,
+            "it is the host's"
+        );
+
+        // The very file is written, so that a bound one shows it.
+        sandbox.write_hosts("10.44.0.99 sleepy\n")?;
+        ensure!(node.shell("cat /etc/hosts")? == "10.44.0.99 sleepy");
+        ensure!(fs::read_to_string("/etc/hosts")? != "10.44.0.99 sleepy\n");
+
+        // What is written where k3s writes lies in the node's folder.
+        for (inside, outside) in [
+            ("/var/lib/rancher/k3s/x", "rancher/x"),
+            ("/etc/rancher/node/password", "etc-rancher/node/password"),
+            ("/var/log/pods/x", "log/pods/x"),
+            ("/opt/cni/x", "opt-cni/x"),
+        ] {
+            node.shell(&format!(
+                "mkdir -p $(dirname {inside}) && echo kept > {inside}"
+            ))?;
+            ensure!(
+                fs::read_to_string(node.settings.directory.join(outside))? == "kept\n",
+                "{inside}"
+            );
+        }
+        stop(sandbox, GRACE).await?;
+        node.is_gone()?;
+
+        let sandbox = node.start().await?;
+        ensure!(
+            node.shell("cat /etc/machine-id /etc/rancher/node/password")? == format!("{id}\nkept")
+        );
+        stop(sandbox, GRACE).await
+    })
+}
+
+fn hidden() -> Result<()> {
+    drive(async {
+        let mut node = Node::new("grumpy")?;
+        fs::create_dir_all("/srv/other/identity")?;
+        fs::create_dir_all("/srv/.hepto/k3s/0123")?;
+        fs::write("/srv/.hepto/k3s/0123/k3s", "binary")?;
+        fs::write("/mnt/k.key", "secret")?;
+        fs::write("/run/hepto/control", "secret")?;
+        node.settings.visible = vec!["/srv/.hepto/k3s/0123".into()];
+        node.settings.hidden.push("/mnt/k.key".into());
+        let sandbox = node.start().await?;
+        ensure!(node.shell("ls -A /srv")? == ".hepto\ndata");
+        ensure!(node.shell("cat /srv/data/file")? == "data");
+        node.shell("echo new > /srv/data/file")?;
+        ensure!(fs::read_to_string("/srv/data/file")? == "new\n");
+        ensure!(node.shell("ls -A /mnt/keys")?.is_empty());
+        ensure!(node.shell("cat /mnt/k.key")?.is_empty());
+        ensure!(node.shell("cat /srv/.hepto/k3s/0123/k3s")? == "binary");
+        ensure!(
+            node.shell("echo x > /srv/.hepto/k3s/0123/k3s").is_err(),
+            "it can be changed from inside"
+        );
+        ensure!(
+            node.shell("find /run -name control -o -name init.sock")?
+                .is_empty()
+        );
+        // A secret among the data is hidden too.
+        stop(sandbox, GRACE).await?;
+        fs::create_dir("/srv/data/keys")?;
+        fs::write("/srv/data/keys/k", "secret")?;
+        node.settings.hidden.push("/srv/data/keys".into());
+        let sandbox = node.start().await?;
+        ensure!(node.shell("ls -A /srv/data/keys")?.is_empty());
+        stop(sandbox, GRACE).await
+    })
+}
+
+fn stub_resolver() -> Result<()> {
+    drive(async {
+        fs::create_dir_all("/run/systemd/resolve")?;
+        fs::write(
+            "/run/systemd/resolve/stub-resolv.conf",
+            "nameserver 127.0.0.53\n",
+        )?;
+        fs::remove_file("/etc/resolv.conf")?;
+        std::os::unix::fs::symlink(
+            "../run/systemd/resolve/stub-resolv.conf",
+            "/etc/resolv.conf",
+        )?;
+        let node = Node::new("grumpy")?;
+        let sandbox = node.start().await?;
+        ensure!(node.shell("cat /etc/resolv.conf")? == "nameserver 192.0.2.53");
+        ensure!(fs::read_to_string("/etc/resolv.conf")? == "nameserver 127.0.0.53\n");
+        stop(sandbox, GRACE).await?;
+        node.is_gone()
+    })
+}
+
+fn sysctls() -> Result<()> {
+    drive(async {
+        let names = [
+            "vm/overcommit_memory",
+            "kernel/panic",
+            "kernel/panic_on_oops",
+        ];
+        let read = || {
+            names.map(|name| fs::read_to_string(format!("/proc/sys/{name}")).unwrap_or_default())
+        };
+        let before = read();
+        let node = Node::new("grumpy")?;
+        let sandbox = node.start().await?;
+        for (name, value) in names.iter().zip(&before) {
+            let path = format!("/proc/sys/{name}");
+            ensure!(
+                node.shell(&format!("cat {path}"))? == value.trim(),
+                "{name} starts with another value"
+            );
+            ensure!(
+                node.shell(&format!("echo 77 > {path}; cat {path}"))? == "77",
+                "{name} cannot be set"
+            );
+        }
+        ensure!(
+            read() == before,
+            "the host's values are {:?}, they were {before:?}",
+            read()
+        );
+        stop(sandbox, GRACE).await
+    })
+}
+
+fn propagation() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let sandbox = node.start().await?;
+        let mine = || fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let before = mine();
+        ensure!(
+            before.contains(" /mnt "),
+            "the test has no mount of its own"
+        );
+        node.shell("mkdir -p /tmp/here && mount -t tmpfs tmpfs /tmp/here && mount -t tmpfs tmpfs /srv/data")?;
+        ensure!(mine() == before, "the host sees the node's mounts");
+        // What kubelet checks: the root itself is shared.
+        ensure!(node.shell("findmnt -no PROPAGATION /")?.contains("shared"));
+        ensure!(
+            node.shell("findmnt -no PROPAGATION /srv/data")?
+                .contains("shared")
+        );
+        // The folders that hold the host's processes' things are the node's own.
+        fs::write("/run/of-the-host", "")?;
+        fs::write("/dev/shm/hepto-test-of-the-host", "")?;
+        let seen = node.shell("ls /run /dev/shm /tmp");
+        fs::remove_file("/dev/shm/hepto-test-of-the-host")?;
+        let seen = seen?;
+        ensure!(!seen.contains("of-the-host"), "{seen}");
+        ensure!(
+            node.shell("cat /sys/class/net/lo/ifindex && ls /sys/class/net")?
+                .ends_with("lo")
+        );
+        stop(sandbox, GRACE).await
+    })
+}
+
+fn cgroups() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let sandbox = node.start().await?;
+        let own = node.shell("cat /proc/self/cgroup")?;
+        ensure!(own.lines().all(|line| line.ends_with(":/")), "{own}");
+        let tree = format!("{}.grumpy", node.settings.cluster);
+        // A kubelet's own folder appears in the node's cgroup on the host, in every hierarchy.
+        let hierarchies =
+            node.shell("for h in /sys/fs/cgroup/*/; do mkdir $h/kubepods && echo $h; done")?;
+        ensure!(hierarchies.lines().count() > 5, "{hierarchies}");
+        for directory in host::cgroups(&tree) {
+            ensure!(
+                directory.join("kubepods").is_dir(),
+                "{} is not the root inside",
+                directory.display()
+            );
+        }
+        // A process can be put there: its cpuset is filled.
+        node.shell("cat /sys/fs/cgroup/cpuset/cpuset.cpus | grep .")?;
+        stop(sandbox, GRACE).await?;
+        node.is_gone()
+    })
+}
+
+fn strangers() -> Result<()> {
+    drive(async {
+        let (one, two) = (Node::new("grumpy")?, Node::new("sleepy")?);
+        let mut first = one.start().await?;
+        let mut second = two.start().await?;
+        spawn(&mut first, script("k3s", "exec sleep 1234567")).await?;
+        spawn(&mut second, script("k3s", "exec sleep 7654321")).await?;
+        host::until("both run", || {
+            let sees = |node: &Node, what: &str| {
+                node.shell("cat /proc/[0-9]*/cmdline")
+                    .is_ok_and(|all| all.contains(what))
+            };
+            sees(&one, "1234567") && sees(&two, "7654321")
+        })
+        .await?;
+        ensure!(!one.shell("cat /proc/[0-9]*/cmdline")?.contains("7654321"));
+        ensure!(!two.shell("cat /proc/[0-9]*/cmdline")?.contains("1234567"));
+        one.shell(
+            "echo 1 > /var/lib/kubelet/x; echo 1 > /run/x; mkdir /sys/fs/cgroup/pids/kubepods",
+        )?;
+        ensure!(
+            two.shell(
+                "ls /var/lib/kubelet/x /run/x /sys/fs/cgroup/pids/kubepods 2>/dev/null || true"
+            )?
+            .is_empty()
+        );
+        ensure!(
+            one.shell("readlink /proc/self/ns/net")? != two.shell("readlink /proc/self/ns/net")?
+        );
+        ensure!(one.shell("cat /etc/machine-id")? != two.shell("cat /etc/machine-id")?);
+        // The end of one, and of what it made on the host, leaves the other as it is.
+        stop(first, GRACE).await?;
+        two.shell(
+            "test -e /var/lib/rancher/k3s && touch /etc/cni/y /opt/cni/y && test -e /srv/data/file",
+        )?;
+        ensure!(two.settings.directory.join("etc-cni/y").exists());
+        stop(second, GRACE).await?;
+        one.is_gone()?;
+        two.is_gone()
+    })
+}
+
+fn exec() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let code = |script: &str| -> Result<Option<i32>> {
+            Ok(node.exec(&["--", "sh", "-c", script])?.status.code())
+        };
+        let output = node.exec(&["--", "true"])?;
+        ensure!(String::from_utf8(output.stderr)?.contains("E-TARGET-NONE"));
+        let sandbox = node.start().await?;
+        ensure!(code("exit 7")? == Some(7));
+        ensure!(code("kill -9 $$")? == Some(128 + 9));
+        ensure!(
+            String::from_utf8(node.exec(&["--", "/nowhere"])?.stderr)?.contains("E-EXEC-COMMAND")
+        );
+        // From nothing: no variable of the caller's is passed on, but TERM.
+        let mut env = Command::new(host::HEPTO);
+        env.args(["exec", "--node", "grumpy", "--", "env"])
+            .env_clear()
+            .env("TERM", "vt52")
+            .env("INVOCATION_ID", "0123");
+        let text = String::from_utf8(env.output()?.stdout)?;
+        let mut names: Vec<_> = text
+            .lines()
+            .filter_map(|line| Some(line.split_once('=')?.0))
+            .collect();
+        names.sort_unstable();
+        ensure!(names == ["HOME", "PATH", "TERM"], "{text}");
+        // A terminal stays one.
+        let command = format!(
+            "{} exec --node grumpy -- sh -c 'test -t 0 && echo a terminal'",
+            host::HEPTO
+        );
+        ensure!(run("script", &["-qec", &command, "/dev/null"])?.contains("a terminal"));
+        stop(sandbox, GRACE).await
+    })
+}
+
+fn exec_net() -> Result<()> {
+    let node = Node::new("grumpy")?;
+    let settings = &node.settings;
+    fs::create_dir(&settings.run_directory)?;
+    crate::sandbox::write_network(
+        &settings.run_directory,
+        &settings.hosts,
+        &settings.resolv_conf,
+    )?;
+    let output = node.exec(&["--", "true"])?;
+    ensure!(
+        String::from_utf8(output.stderr)?.contains("exec --net"),
+        "it does not say what works"
+    );
+    let before = fs::read_to_string("/proc/self/mountinfo")?;
+    let script = "readlink /proc/self/ns/net; grep grumpy /etc/hosts; cat /etc/resolv.conf; ls /sys/class/net; \
+                  ls /sys/fs/cgroup | head -1; echo $$; echo $OF_THE_CALLER; exit 5";
+    let output = node.exec(&["--net", "--", "sh", "-c", script])?;
+    let text = String::from_utf8(output.stdout)?;
+    let lines: Vec<_> = text.lines().collect();
+    ensure!(
+        output.status.code() == Some(5),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    ensure!(lines[0] != fs::read_link("/proc/self/ns/net")?.to_string_lossy());
+    ensure!(
+        lines[1..4] == ["10.44.7.9 grumpy", "nameserver 192.0.2.53", "lo"],
+        "{text}"
+    );
+    ensure!(!lines[4].is_empty(), "no cgroups are seen: {text}");
+    ensure!(
+        fs::read_to_string("/proc/self/mountinfo")? == before,
+        "the host's mounts have changed"
+    );
+    Ok(())
+}
+
+fn kubectl() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let k3s = "/srv/data/k3s";
+        fs::write(
+            k3s,
+            "#!/bin/sh\nif [ $1 = kubectl ]; then echo $KUBECONFIG $(hostname) \"$@\"; else exec sleep 1234567; fi\n",
+        )?;
+        run("chmod", &["755", k3s])?;
+        let kubectl = || {
+            Command::new(host::HEPTO)
+                .args(["kubectl", "--node", "grumpy", "get", "--all", "nodes"])
+                .output()
+        };
+        let mut sandbox = node.start().await?;
+        ensure!(String::from_utf8(kubectl()?.stderr)?.contains("E-KUBECTL-NO-K3S"));
+        let program = |role: &str| {
+            let mut program = script("k3s", "");
+            program.argv = vec![k3s.into(), role.into()];
+            program
+        };
+        spawn(&mut sandbox, program("server")).await?;
+        let said = String::from_utf8(kubectl()?.stdout)?;
+        ensure!(
+            said == "/etc/rancher/k3s/k3s.yaml grumpy kubectl get --all nodes\n",
+            "{said}"
+        );
+        sandbox.signal("k3s", 9).await?;
+        host::event(&mut sandbox)
+            .await
+            .context("the end of the server")?;
+        node.shell("mkdir -p /etc/rancher/k3s; echo 'server: https://sleepy:6443' > /etc/rancher/k3s/config.yaml")?;
+        spawn(&mut sandbox, program("agent")).await?;
+        let said = String::from_utf8(kubectl()?.stderr)?;
+        ensure!(
+            said.contains("E-KUBECTL-AGENT") && said.contains(".sleepy"),
+            "{said}"
+        );
+        stop(sandbox, GRACE).await
+    })
+}
