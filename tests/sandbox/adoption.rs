@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::Test;
 use crate::host::{self, Node, drive, event, script, spawn, stop};
@@ -153,7 +152,7 @@ fn init_killed() -> Result<()> {
         let node = Node::new("grumpy")?;
         let mut sandbox = node.start().await?;
         spawn(&mut sandbox, script("k3s", CHATTER)).await?;
-        kill(Pid::from_raw(sandbox.init_pid()), Signal::SIGKILL)?;
+        kill(node.init()?, Signal::SIGKILL)?;
         ensure!(event(&mut sandbox).await? == Event::InitGone);
         stop(sandbox, GRACE).await?;
         node.is_gone()?;
@@ -170,9 +169,9 @@ fn both_killed() -> Result<()> {
         let mut sandbox = node.start().await?;
         spawn(&mut sandbox, script("k3s", CHATTER)).await?;
         node.shell("mkdir -p /sys/fs/cgroup/memory/kubepods/pod1")?;
-        let init = sandbox.init_pid();
+        let init = node.init()?;
         drop(sandbox);
-        kill(Pid::from_raw(init), Signal::SIGKILL)?;
+        kill(init, Signal::SIGKILL)?;
         let errors = crate::sandbox::cleanup(&node.settings.run_directory, GRACE).await;
         ensure!(errors.is_empty(), "{errors:?}");
         node.is_gone()?;
@@ -185,7 +184,7 @@ fn both_killed() -> Result<()> {
         }
         // A start over the remains of a dead node removes them first.
         let sandbox = node.start().await?;
-        kill(Pid::from_raw(sandbox.init_pid()), Signal::SIGKILL)?;
+        kill(node.init()?, Signal::SIGKILL)?;
         drop(sandbox);
         let sandbox = node.start().await?;
         ensure!(!sandbox.adopted());

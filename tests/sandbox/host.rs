@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use nix::unistd::Pid;
+
 use crate::sandbox::{self, Event, Program, Sandbox, Settings};
 
 /// The variable that carries the cluster's name, by which its cgroups are known from outside.
@@ -106,6 +108,13 @@ impl Node {
             .args(["exec", "--node", &self.settings.node])
             .args(arguments);
         Ok(command.output()?)
+    }
+
+    /// The pid of the node's init on the host.
+    pub fn init(&self) -> Result<Pid> {
+        Ok(Pid::from_raw(
+            sandbox::programs(&self.settings.run_directory)?.pid,
+        ))
     }
 
     /// What a program of the node has written so far.

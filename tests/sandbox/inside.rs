@@ -58,7 +58,7 @@ fn own() -> Result<()> {
         );
 
         // The very file is written, so that a bound one shows it.
-        sandbox.write_hosts("10.44.0.99 sleepy\n")?;
+        crate::sandbox::write_hosts(&node.settings.run_directory, "10.44.0.99 sleepy\n")?;
         ensure!(node.shell("cat /etc/hosts")? == "10.44.0.99 sleepy");
         ensure!(fs::read_to_string("/etc/hosts")? != "10.44.0.99 sleepy\n");
 

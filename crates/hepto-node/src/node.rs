@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::control::{self, Answer, Ask, Pending};
 use crate::fault::Fault;
 use crate::peers::{Change, Peers};
-use crate::sandbox::{self, readiness};
+use crate::sandbox::{self, descriptor};
 use crate::secret;
 use crate::state::{State, remember_identity};
 use anchor::Resolver;

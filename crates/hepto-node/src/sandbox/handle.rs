@@ -93,11 +93,6 @@ impl Sandbox {
         self.adopted
     }
 
-    /// init's pid on the host.
-    pub fn init_pid(&self) -> i32 {
-        self.pid
-    }
-
     /// The host's pid of a process of the node, known inside as `pid`. Looks through all of /proc.
     pub fn host_pid(&self, pid: i32) -> Option<i32> {
         let numbers = |host: &str| -> Option<Vec<i32>> {
@@ -201,14 +196,6 @@ impl Sandbox {
             Event::Exited { id, .. } => self.programs.insert(id.clone(), None) != Some(None),
             Event::Failed { .. } | Event::Notify { .. } | Event::InitGone => true,
         }
-    }
-
-    /// Rewrites the node's /etc/hosts in place: the node sees it at once.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_hosts(&self, text: &str) -> Result<(), Error> {
-        file::write_hosts(&self.run_directory, text)
     }
 
     /// Ends everything: TERM to the programs, then (when they have ended, or half of `grace` is over) to every
