@@ -77,12 +77,6 @@ pub enum Refusal {
         /// The name refused.
         name: NodeName,
     },
-    /// It comes from an address that its name does not have.
-    #[error("{name} does not have the address that it speaks from")]
-    Address {
-        /// The name.
-        name: NodeName,
-    },
 }
 
 /// What became of a record.
@@ -242,10 +236,10 @@ impl Book {
 
     /// The sequence held of an item's object, provisional or not.
     pub fn sequence(&self, kind: u8, hash: u64) -> Option<u64> {
-        if kind == KIND_RECORD {
-            if let Some(entry) = self.entries.values().find(|entry| entry.hash == hash) {
-                return Some(entry.record.content().sequence.into());
-            }
+        if kind == KIND_RECORD
+            && let Some(entry) = self.entries.values().find(|entry| entry.hash == hash)
+        {
+            return Some(entry.record.content().sequence.into());
         }
         match self.object(kind, hash)? {
             Object::Record(record) => Some(record.content().sequence.into()),
@@ -430,11 +424,7 @@ impl Book {
             .values()
             .map(|entry| known(&entry.record))
             .collect();
-        Arc::new(Roster {
-            cluster: self.cluster.clone(),
-            own: self.own.name().clone(),
-            members,
-        })
+        Arc::new(Roster { members })
     }
 
     fn refresh(&mut self) {
@@ -476,11 +466,9 @@ fn key(statement: &Statement) -> (StatementKind, Option<NodeName>) {
     (statement.kind, statement.name.clone())
 }
 
-/// Who is known, as gossip needs it: read-only, and never older than the last [`super::Output::Roster`].
+/// Who is known, as gossip's checks need it: read-only, and never older than the last [`super::Output::Roster`].
 #[derive(Debug)]
 pub struct Roster {
-    cluster: ClusterName,
-    own: NodeName,
     members: BTreeMap<NodeName, Known>,
 }
 
@@ -495,31 +483,5 @@ impl Roster {
     pub fn known(&self) -> impl Iterator<Item = (&NodeName, [u8; 32], Sequence)> {
         let members = self.members.iter();
         members.map(|(name, known)| (name, known.identity, known.sequence))
-    }
-
-    /// Judges a record that gossip brings for the node called `name`: it has to hold, to be that node's and not ours, by
-    /// the pinned identity, and not older than what is known. Whether its address is right is for the caller, who has
-    /// the address plan and the record's `attempt`.
-    pub fn judge(&self, name: &str, bytes: &[u8]) -> Result<Record, Refusal> {
-        let record = Record::open(bytes, &self.cluster)?;
-        let content = record.content();
-        let (presented, owner) = (content.identity, content.name.clone());
-        if owner.as_str() != name {
-            return Err(Refusal::Address { name: owner });
-        }
-        if owner == self.own {
-            return Err(Refusal::NameTaken { presented });
-        }
-        match self.members.get(&owner) {
-            Some(known) if known.identity != presented => Err(Refusal::Identity {
-                name: owner,
-                pinned: known.identity,
-                presented,
-            }),
-            Some(known) if known.sequence > content.sequence => {
-                Err(RecordError::Malformed("a newer one is known").into())
-            }
-            _ => Ok(record),
-        }
     }
 }

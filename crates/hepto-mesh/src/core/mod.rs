@@ -319,10 +319,7 @@ impl Core {
             },
             Refusal::TunnelKey { name, holder } => Notice::TunnelKeyRefused { name, holder },
             Refusal::Full { name } => Notice::BookFull { name },
-            Refusal::Record(_)
-            | Refusal::Limited { .. }
-            | Refusal::Hash { .. }
-            | Refusal::Address { .. } => return,
+            Refusal::Record(_) | Refusal::Limited { .. } | Refusal::Hash { .. } => return,
         });
     }
 

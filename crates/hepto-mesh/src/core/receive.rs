@@ -103,12 +103,7 @@ impl Core {
             // Our own record under another boot id: an earlier run of ours, or a copy of our storage.
             Ok(_) if name == self.settings.node => {}
             Ok(_) => self.greeted(&name, waiting, now),
-            Err(
-                Refusal::Record(_)
-                | Refusal::Limited { .. }
-                | Refusal::Hash { .. }
-                | Refusal::Address { .. },
-            ) => {}
+            Err(Refusal::Record(_) | Refusal::Limited { .. } | Refusal::Hash { .. }) => {}
             Err(_) => {
                 let mut conversation = Conversation::answered(from, to, head.boot, now);
                 self.refuse(&mut conversation, head.counter, &name, now);
