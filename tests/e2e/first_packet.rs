@@ -1,11 +1,11 @@
 //! How soon two nodes that have never met can talk.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hepto_tests::{Capture, Node, Recipe, SlowLine, isolated};
+use hepto_tests::{Capture, Node, Recipe, SlowLine, isolated, within};
 
 use crate::{SOON, new_lab, seconds};
 
@@ -96,13 +96,7 @@ fn first_arrival(to: &Node, from: &mut Node) -> (Instant, Duration) {
     let start = Instant::now();
     let from = &*from;
     thread::scope(|scope| {
-        scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                // Refused until the node has its address; what is sent too early is lost.
-                send(from, address).ok();
-                thread::sleep(Duration::from_millis(2));
-            }
-        });
+        scope.spawn(|| send(from, SocketAddr::new(address, PORT), &over));
         let received = receiver.recv(&mut [0; 16]);
         let arrived = Instant::now();
         over.store(true, Ordering::Relaxed);
@@ -111,11 +105,16 @@ fn first_arrival(to: &Node, from: &mut Node) -> (Instant, Duration) {
     })
 }
 
-fn send(from: &Node, to: IpAddr) -> Result<(), String> {
-    let send = || UdpSocket::bind("[::]:0")?.send_to(b"first", SocketAddr::new(to, PORT));
-    from.inside()?
-        .run(send)
-        .map_err(|error| error.to_string())?
-        .map_err(|error| error.to_string())?;
-    Ok(())
+/// Sends all the time, from the moment in which the node has a network.
+fn send(from: &Node, to: SocketAddr, over: &AtomicBool) {
+    let (inside, _) = within(SOON, "the node has a network", || from.inside());
+    let repeat = || {
+        let socket = UdpSocket::bind("[::]:0").expect("a socket");
+        while !over.load(Ordering::Relaxed) {
+            // Refused until the node has its address; what is sent too early is lost.
+            socket.send_to(b"first", to).ok();
+            thread::sleep(Duration::from_millis(2));
+        }
+    };
+    inside.run(repeat).expect("the node lives");
 }

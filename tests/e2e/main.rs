@@ -9,6 +9,7 @@ mod beside;
 mod clock;
 mod collision;
 mod cut;
+mod demo;
 mod first_packet;
 mod key;
 mod lab;

@@ -88,7 +88,7 @@ fn a_neighbour_that_routes_through_a_node_reaches_nothing_inside() {
         ];
         nodes.iter_mut().for_each(Node::start);
         Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), SOON);
-        let _services = nodes.each_ref().map(|node| inner_addresses(node));
+        let _services = nodes.each_ref().map(inner_addresses);
         let neighbour = lab.home(9);
         let [via_ipv4, via_ipv6] = nodes[0].recipe.uplink;
         for net in ["10.42.0.0/16", "10.43.0.0/16", "10.44.0.0/16"] {

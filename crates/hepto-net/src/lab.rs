@@ -231,6 +231,11 @@ impl Space {
         wire::within(self, async |wire| wire.address(link, addresses).await)
     }
 
+    /// Sets the largest packet that a link carries, bytes.
+    pub fn limit(&self, link: &str, mtu: u32) -> Result<(), Error> {
+        wire::within(self, async |wire| wire.limit(link, mtu).await)
+    }
+
     /// Gives a link another name.
     pub fn rename(&self, link: &str, name: &str) -> Result<(), Error> {
         wire::within(self, async |wire| wire.rename(link, name).await)

@@ -7,6 +7,7 @@
 mod cli;
 mod config;
 mod control;
+mod demo;
 mod fault;
 mod inventory;
 mod k3s;

@@ -91,6 +91,12 @@ impl Wire {
         set.map_err(|error| refused(format!("cannot switch {name} on or off"), error))
     }
 
+    pub async fn limit(&self, name: &str, mtu: u32) -> Result<(), Error> {
+        let link = LinkUnspec::new_with_index(index(name)?).mtu(mtu);
+        let set = self.0.link().set(link.build()).execute().await;
+        set.map_err(|error| refused(format!("cannot set the MTU of {name} to {mtu}"), error))
+    }
+
     pub async fn rename(&self, name: &str, new: &str) -> Result<(), Error> {
         let link = LinkUnspec::new_with_index(index(name)?).name(new);
         let set = self.0.link().set(link.build()).execute().await;

@@ -23,6 +23,6 @@ pub struct DemoArgs {
 }
 
 /// Shows the main job on this machine alone.
-pub fn run(_args: DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not built yet")
+pub fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    crate::demo::run(&args)
 }

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::fault::{Exit, Fault};
+pub use demo::DemoArgs;
 
 /// One node of a home-hosted Kubernetes cluster: network namespace, WireGuard mesh, supervised k3s.
 #[derive(Debug, Parser)]

@@ -1,0 +1,75 @@
+//! `hepto-node demo`: homes on a bridge of this machine, a real node in each, and what they can do.
+//!
+//! Everything is made in namespaces of the demo's own (`hepto_net::lab`), so that nothing of the
+//! host changes; what is made goes with [`Town`], in whatever way the demo ends.
+
+mod interrupt;
+mod measure;
+mod neighbour;
+mod progress;
+mod town;
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+
+use crate::cli::DemoArgs;
+use crate::fault::{Exit, Fault};
+use interrupt::Interrupt;
+use progress::Progress;
+use town::Town;
+
+/// For how long the throughput is measured.
+const STREAM: Duration = Duration::from_secs(3);
+
+/// What the shell gives for a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Builds, shows, breaks, heals and removes.
+pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    if !geteuid().is_root() {
+        let fault = Fault::new(
+            "E-DEMO-ROOT",
+            "the demo builds network namespaces, which only root may do",
+        );
+        return Err(fault
+            .fix("sudo hepto-node demo")
+            .exit(Exit::NoPermission)
+            .into());
+    }
+    let interrupt = Interrupt::watch()?;
+    match show(args, &interrupt) {
+        Err(_) if interrupt.came() => Ok(ExitCode::from(INTERRUPTED)),
+        shown => shown,
+    }
+}
+
+fn show(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
+    let progress = Progress::new();
+    let mut town = Town::build(args.nodes.into(), args.k3s.as_deref(), &progress, interrupt)?;
+    town.start()?;
+    town.await_mesh(&progress, interrupt)?;
+    if args.k3s.is_some() {
+        town.await_k3s(&progress, interrupt)?;
+    }
+    progress.done();
+
+    println!("{}", town.introduction());
+    println!("{}", measure::reach(&town, interrupt)?);
+    println!("{}", measure::stream(&town, STREAM)?);
+    if args.cut {
+        measure::cut_and_heal(&town, interrupt)?;
+    }
+    interrupt.check()?;
+    if args.keep {
+        println!("{}", town.directions());
+        println!("To end it all: {}", town.keep());
+    } else if io::stdout().is_terminal() {
+        println!("{}", town.directions());
+        println!("Ctrl-C ends it all and leaves nothing behind.");
+        interrupt.wait();
+    }
+    Ok(ExitCode::SUCCESS)
+}
