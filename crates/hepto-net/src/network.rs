@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tokio::time::Instant;
@@ -35,6 +36,8 @@ pub struct Network {
     ruleset: Option<Ruleset>,
     watch: Watch,
     reported: Reported,
+    /// Whether this kernel has IPv6; it may be switched off at boot.
+    ipv6: bool,
     /// Addresses that were refused as duplicates are tried again once after a start and when the parent is up again.
     retry_duplicates: bool,
     /// What the last convergence could not do; not to be reported as drift again and again.
@@ -122,6 +125,7 @@ impl Network {
             )
             .map_err(failed)?,
             reported: Reported::default(),
+            ipv6: sysctl::has_ipv6(),
             retry_duplicates: true,
             left_over: Vec::new(),
             events: std::collections::VecDeque::new(),
@@ -157,38 +161,34 @@ impl Network {
     /// returned.
     pub async fn converge(&mut self) -> Result<Converged, Error> {
         let mut done = Vec::new();
-        let mut errors = Vec::new();
-        let mut pass = 0;
-        let observed = loop {
+        for pass in 0.. {
             let mut desired = self.desired();
             let observed = self.observe(&desired).await?;
-            if let Some(error) = self.refused(&desired, &observed).await? {
-                errors.push(error);
+            let refusal = self.refused(&desired, &observed).await?;
+            if refusal.is_some() {
                 desired.uplink = None;
             }
             let steps = plan(&desired, &observed);
-            if steps.is_empty() || !errors.is_empty() && pass > 0 || pass == PASSES {
+            if steps.is_empty() || pass == PASSES {
+                if let Some(step) = steps.first() {
+                    tracing::warn!(%step, "still to do after {PASSES} tries: stop what else changes the node's network");
+                }
                 self.left_over = self.drift(&observed);
-                break observed;
+                first(refusal.into_iter().collect())?;
+                return Ok(Converged {
+                    uplink: uplink_state(&observed),
+                    steps: done,
+                });
             }
             self.retry_duplicates = false;
-            errors.extend(self.apply(&steps).await);
+            let errors = self.apply(&steps).await;
+            if !errors.is_empty() {
+                self.left_over = self.drift(&self.observe_links().await?);
+                first(refusal.into_iter().chain(errors).collect())?;
+            }
             done.extend(steps);
-            pass += 1;
-        };
-        first(errors)?;
-        let parent = observed.parent.as_ref().map(|parent| &parent.link);
-        let uplink = match &observed.uplink {
-            Some(uplink) => UplinkState::Up {
-                ifindex: uplink.link.index,
-                parent_up: parent.is_some_and(|link| link.up && link.carrier),
-            },
-            None => UplinkState::WaitingForParent,
-        };
-        Ok(Converged {
-            uplink,
-            steps: done,
-        })
+        }
+        unreachable!("the passes are counted")
     }
 
     /// The next thing that changed by itself. Cancel-safe. Fails only when the kernel takes a subscription away.
@@ -281,8 +281,18 @@ impl Network {
             ..
         } = &self.settings;
         let auto = uplink.addresses.is_empty();
-        let mut addresses = vec![address::link_local(marker)];
-        addresses.extend(&uplink.addresses);
+        let possible = |address: IpAddr| self.ipv6 || address.is_ipv4();
+        let nets = |nets: &[IpNet]| {
+            nets.iter()
+                .filter(|net| possible(net.addr()))
+                .copied()
+                .collect()
+        };
+        let gateways = uplink
+            .gateways
+            .iter()
+            .filter(|gateway| possible(gateway.via));
+        let addresses = [&[address::link_local(marker)], &uplink.addresses[..]].concat();
         Desired {
             sysctls: sysctl::of_namespace(),
             firewall: self.ruleset.as_ref().map(Ruleset::loaded),
@@ -292,15 +302,15 @@ impl Network {
                 mac: uplink.mac.filter(|_| uplink.kind == UplinkKind::Macvlan),
                 mtu: uplink.mtu,
                 sysctls: sysctl::of_uplink(auto),
-                addresses,
+                addresses: nets(&addresses),
                 auto: auto.then(|| address::token(marker)),
-                gateways: uplink.gateways.clone(),
+                gateways: gateways.copied().collect(),
                 retry_duplicates: self.retry_duplicates,
             }),
             overlay: DesiredOverlay {
                 mtu: overlay.mtu,
                 sysctls: sysctl::of_overlay(&overlay.link),
-                addresses: overlay.addresses.clone(),
+                addresses: nets(&overlay.addresses),
             },
         }
     }
@@ -409,6 +419,17 @@ impl Network {
     }
 }
 
+fn uplink_state(observed: &Observed) -> UplinkState {
+    let parent = observed.parent.as_ref().map(|parent| &parent.link);
+    match &observed.uplink {
+        Some(uplink) => UplinkState::Up {
+            ifindex: uplink.link.index,
+            parent_up: parent.is_some_and(|link| link.up && link.carrier),
+        },
+        None => UplinkState::WaitingForParent,
+    }
+}
+
 /// The host's interface with what the checks need to know.
 fn parent(links: &[Link], name: &str) -> Option<Parent> {
     let link = links.iter().find(|link| link.name == name)?;
@@ -417,7 +438,7 @@ fn parent(links: &[Link], name: &str) -> Option<Parent> {
         .find(|other| link.captive && Some(other.index) == link.master);
     let carries = links
         .iter()
-        .filter(|other| other.lower == Some(link.index))
+        .filter(|other| other.lower == Some(link.index) && !other.lower_elsewhere)
         .find_map(|other| match other.kind {
             Kind::Ipvlan { .. } => Some(UplinkKind::Ipvlan),
             Kind::Macvlan { .. } => Some(UplinkKind::Macvlan),

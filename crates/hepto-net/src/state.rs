@@ -30,6 +30,8 @@ pub struct Link {
     pub carrier: bool,
     /// The index of the link that carries it, in that link's namespace.
     pub lower: Option<u32>,
+    /// The link that carries it is in another namespace.
+    pub lower_elsewhere: bool,
     /// The index of the link that it is a port of.
     pub master: Option<u32>,
     /// Its master is one that takes all it receives: a bridge, bond or team.

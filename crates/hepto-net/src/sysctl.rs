@@ -118,6 +118,11 @@ fn file(path: &str) -> PathBuf {
     Path::new("/proc/sys").join(path)
 }
 
+/// Whether this kernel has IPv6: not where it was started with `ipv6.disable=1`.
+pub(crate) fn has_ipv6() -> bool {
+    file("net/ipv6").join("conf").is_dir()
+}
+
 /// The current values; those that this kernel does not have are left out.
 pub(crate) fn read(paths: &[String]) -> BTreeMap<String, String> {
     let value = |path: &String| {

@@ -270,6 +270,21 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_datagram_is_too_strange(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+            claimed in 0..80_u32,
+        ) {
+            let mut datagram = claimed.to_ne_bytes().to_vec();
+            datagram.extend(u16::to_ne_bytes(u16::from(NFTABLES) << 8 | 2));
+            datagram.extend([0; 10]);
+            datagram.extend([INET, 0, 0, 0]);
+            datagram.extend(bytes);
+            read(Group::Nftables, &datagram, &mut Vec::new());
+        }
+    }
+
     #[test]
     fn cut_off_datagrams_mean_that_something_is_lost() {
         for cut in 1..nft(2, INET, "hepto").len() {

@@ -19,6 +19,7 @@ fn link(name: &str, kind: Kind) -> Link {
         up: false,
         carrier: true,
         lower: None,
+        lower_elsewhere: false,
         master: None,
         captive: false,
         alias: None,

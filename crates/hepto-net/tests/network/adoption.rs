@@ -159,6 +159,85 @@ fn a_run_that_died_half_way_is_in_no_ones_way() {
     );
 }
 
+/// Killed at every few milliseconds of its start: the next run takes over, or all is taken away.
+#[test]
+fn a_run_killed_at_any_moment_is_in_no_ones_way() {
+    isolated(
+        "adoption::a_run_killed_at_any_moment_is_in_no_ones_way",
+        async || {
+            wire();
+            let me = std::env::current_exe().unwrap();
+            for moment in 0..30 {
+                let mut child = std::process::Command::new(&me)
+                    .args(["--exact", "adoption::a_run_to_be_killed", "--ignored"])
+                    .stdout(std::process::Stdio::null())
+                    .spawn()
+                    .unwrap();
+                // Any moment will do: none is waited for.
+                std::thread::sleep(std::time::Duration::from_millis(3 * moment));
+                child.kill().unwrap();
+                child.wait().unwrap();
+                if moment % 3 == 2 {
+                    assert_eq!(
+                        codes(&teardown(NAMESPACE, MARKER).await),
+                        [""; 0],
+                        "{moment}"
+                    );
+                    assert_nothing_left();
+                    continue;
+                }
+                let mut network = open(settings()).await;
+                assert!(is_up(&converge(&mut network).await), "{moment}");
+                assert_eq!(text(&converge(&mut network).await.steps), "", "{moment}");
+                if moment % 3 == 1 {
+                    close(network).await;
+                }
+            }
+            assert_eq!(codes(&teardown(NAMESPACE, MARKER).await), [""; 0]);
+            assert_nothing_left();
+        },
+    );
+}
+
+#[test]
+#[ignore = "run by the test above, and killed"]
+fn a_run_to_be_killed() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut network = open(settings()).await;
+        converge(&mut network).await;
+        std::future::pending::<()>().await;
+    });
+}
+
+#[test]
+fn two_nodes_live_side_by_side_on_one_parent() {
+    isolated(
+        "adoption::two_nodes_live_side_by_side_on_one_parent",
+        async || {
+            wire();
+            let mut other = settings();
+            other.namespace = "hepto-other.mars".into();
+            other.marker = "hepto:other:mars".into();
+            other.uplink.mac = Some(hepto_net::address::mac_for("other", "mars"));
+            other.uplink.addresses = vec![
+                "192.0.2.2/24".parse().unwrap(),
+                "2001:db8::2/64".parse().unwrap(),
+            ];
+            let (mut one, mut two) = (open(settings()).await, open(other).await);
+            assert!(is_up(&converge(&mut one).await) && is_up(&converge(&mut two).await));
+            inside("ping -c 1 -W 5 192.0.2.2");
+            assert_eq!(codes(&one.close().await), [""; 0]);
+            assert_eq!(text(&converge(&mut two).await.steps), "");
+            assert_eq!(codes(&two.close().await), [""; 0]);
+            assert_nothing_left();
+        },
+    );
+}
+
 #[test]
 fn a_dead_nodes_network_is_taken_away() {
     isolated("adoption::a_dead_nodes_network_is_taken_away", async || {

@@ -5,23 +5,11 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use hepto_net::{Event, Firewall, Network};
-use nix::sched::{CloneFlags, setns};
 
 use crate::lab::*;
 
 /// Long enough for an answer on one machine; a dropped packet costs this.
 const SILENCE: Duration = Duration::from_millis(400);
-
-/// Runs work in the named namespace, on a thread of its own.
-fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
-    std::thread::spawn(move || {
-        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-        work()
-    })
-    .join()
-    .unwrap()
-}
 
 #[derive(Debug, PartialEq, Eq)]
 enum Answer {

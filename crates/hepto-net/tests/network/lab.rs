@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, setns};
+
 use hepto_net::{
     Converged, Error, Event, Firewall, Gateway, Network, OpenPort, Overlay, Proto, Settings, Step,
     Uplink, UplinkKind, UplinkState,
@@ -61,6 +63,17 @@ pub fn inside(words: &str) -> String {
     run("ip", &format!("netns exec {NAMESPACE} {words}"))
 }
 
+/// Runs work in the named namespace, on a thread of its own.
+pub fn within<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+    std::thread::spawn(move || {
+        setns(file, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+    .join()
+    .unwrap()
+}
+
 pub fn run(program: &str, words: &str) -> String {
     let output = try_run(program, words);
     assert!(
@@ -76,6 +89,15 @@ pub fn try_run(program: &str, words: &str) -> Output {
         .args(words.split_whitespace())
         .output()
         .unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+/// Waits for something that only looking can tell.
+pub fn until(condition: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(std::time::Instant::now() < end, "waited in vain");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The host's `ens1`, a wire to a neighbour in a namespace called `lan` with these addresses.
