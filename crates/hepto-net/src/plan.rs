@@ -331,13 +331,11 @@ fn routes(steps: &mut Steps, desired: &DesiredUplink, observed: &[Route]) {
             Origin::Advertised => desired.auto.is_none(),
             Origin::Other => false,
         };
-        let v4 = route.destination.addr().is_ipv4();
-        // Kept as it is, or replaced by the one that is added with its metric.
-        let settled = wanted.iter().any(|(gateway, metric)| {
-            let takes_its_place =
-                *metric == route.metric && gateway.via.is_ipv4() == v4 && missing(gateway, *metric);
-            same(route, gateway, *metric) || takes_its_place
-        });
+        // Kept as it is, or changed in place. One that another takes the place of is removed all the same: it may not
+        // be the only one with its metric.
+        let settled = wanted
+            .iter()
+            .any(|(gateway, metric)| *metric == route.metric && route.gateway == Some(gateway.via));
         if ours && !settled {
             let Route {
                 destination,

@@ -463,8 +463,8 @@ fn change(on: &mut ObservedLink, action: &Action) {
                 (route.destination, route.gateway, route.metric)
                     == (*destination, *gateway, *metric)
             });
-            on.routes
-                .remove(old.expect("a route to be removed is there"));
+            // Perhaps replaced just before.
+            old.map(|old| on.routes.remove(old));
         }
         other => panic!("{other} is not about a link"),
     }
@@ -620,6 +620,9 @@ fn found() -> impl Strategy<Value = Observed> {
 }
 
 proptest! {
+    // Rare combinations of routes were found only beyond the usual 256.
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
     #[test]
     fn carrying_out_a_plan_leaves_nothing_to_plan(desired in wanted(), observed in found()) {
         let after = carry_out(&plan(&desired, &observed), observed);
