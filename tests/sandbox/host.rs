@@ -19,6 +19,16 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Our own program.
 pub const HEPTO: &str = env!("CARGO_BIN_EXE_hepto-node");
 
+/// Folders that a host without k3s lacks, and that a node mounts over.
+const PLACES: [&str; 6] = [
+    "/etc/cni",
+    "/etc/rancher",
+    "/opt/cni",
+    "/var/lib/rancher",
+    "/var/lib/kubelet",
+    "/var/lib/cni",
+];
+
 /// Covers what the tests write to, in the test's own mount namespace.
 pub fn cover() -> Result<()> {
     for folder in ["/run", "/srv", "/mnt"] {
@@ -34,6 +44,9 @@ pub fn cover() -> Result<()> {
             "mount",
             &["-t", "overlay", "overlay", "-o", &options, folder],
         )?;
+    }
+    for place in PLACES.iter().filter(|place| Path::new(place).exists()) {
+        fs::remove_dir_all(place)?;
     }
     for folder in ["/run/netns", "/run/hepto", "/mnt/keys", "/srv/data"] {
         fs::create_dir(folder)?;
@@ -132,13 +145,7 @@ impl Node {
         ensure!(left.is_empty(), "left in the run directory: {left:?}");
         let cgroups = cgroups(&format!("{}.{}", self.settings.cluster, self.settings.node));
         ensure!(cgroups.is_empty(), "left: {cgroups:?}");
-        for place in [
-            "/etc/cni",
-            "/etc/rancher",
-            "/opt/cni",
-            "/var/lib/rancher",
-            "/var/lib/kubelet",
-        ] {
+        for place in PLACES {
             ensure!(!Path::new(place).exists(), "left: {place}");
         }
         Ok(())
