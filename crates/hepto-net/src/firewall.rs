@@ -55,6 +55,20 @@ struct Rule {
     why: &'static str,
 }
 
+impl Rule {
+    fn new(chain: Chain, matches: Vec<Match>, verdict: Verdict, why: &'static str) -> Rule {
+        Rule {
+            chain,
+            matches,
+            verdict,
+            why,
+        }
+    }
+}
+
+/// Said of two rules.
+const GOSSIP: &str = "gossip is for nodes alone";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Chain {
     /// Before connection tracking, and before anything is translated.
@@ -130,7 +144,8 @@ pub(crate) fn rules(firewall: &Firewall, overlay: &Overlay) -> Option<Ruleset> {
     };
     let mut rules = Vec::new();
     prerouting(&mut rules, *mesh_port, &overlay.own);
-    input(&mut rules, *mesh_port, *gossip_port, open, &overlay.link);
+    input(&mut rules, *mesh_port, *gossip_port, &overlay.link);
+    strangers(&mut rules, open);
     forward(&mut rules, *gossip_port, overlay);
     postrouting(&mut rules, &overlay.own);
     let digest = Blake2s256::digest(format!("{rules:?}"));
@@ -149,131 +164,99 @@ impl Ruleset {
 
 fn prerouting(rules: &mut Vec<Rule>, mesh_port: u16, own: &[IpNet]) {
     use Match::{Destination, DestinationPort, From, Out, Source, SourcePort};
-    let uplink = || UPLINK.to_owned();
+    let mut rule =
+        |chain, matches, verdict, why| rules.push(Rule::new(chain, matches, verdict, why));
     for nets in by_family(own) {
-        let mut drop = |matches, why| {
-            rules.push(Rule {
-                chain: Chain::Prerouting,
-                matches,
-                verdict: Verdict::Drop,
-                why,
-            })
-        };
-        drop(
-            vec![From(uplink()), Source(nets.clone())],
+        let from = vec![From(UPLINK.into()), Source(nets.clone())];
+        let to = vec![From(UPLINK.into()), Destination(nets)];
+        rule(
+            Chain::Prerouting,
+            from,
+            Verdict::Drop,
             "the cluster's own addresses never come from outside",
         );
-        drop(
-            vec![From(uplink()), Destination(nets)],
+        rule(
+            Chain::Prerouting,
+            to,
+            Verdict::Drop,
             "the cluster's own addresses are not reached from outside",
         );
     }
     // A flood from invented sources would fill connection tracking, on which Services depend.
-    rules.push(Rule {
-        chain: Chain::Prerouting,
-        matches: vec![From(uplink()), DestinationPort(Proto::Udp, mesh_port)],
-        verdict: Verdict::Untracked,
-        why: "the mesh is not tracked",
-    });
-    rules.push(Rule {
-        chain: Chain::Output,
-        matches: vec![Out(uplink()), SourcePort(Proto::Udp, mesh_port)],
-        verdict: Verdict::Untracked,
-        why: "the mesh is not tracked",
-    });
+    let incoming = vec![From(UPLINK.into()), DestinationPort(Proto::Udp, mesh_port)];
+    let outgoing = vec![Out(UPLINK.into()), SourcePort(Proto::Udp, mesh_port)];
+    rule(
+        Chain::Prerouting,
+        incoming,
+        Verdict::Untracked,
+        "the mesh is not tracked",
+    );
+    rule(
+        Chain::Output,
+        outgoing,
+        Verdict::Untracked,
+        "the mesh is not tracked",
+    );
 }
 
-fn input(
-    rules: &mut Vec<Rule>,
-    mesh_port: u16,
-    gossip_port: u16,
-    open: &[OpenPort],
-    overlay: &str,
-) {
-    use Match::{
-        AnyDestinationPort, DestinationPort, From, HopLimit, Icmp, Icmpv6, Known, NotFrom, Source,
-        SourcePort, Translated,
-    };
-    use Verdict::{Accept, Drop};
-    let mut rule = |matches, verdict, why| {
-        rules.push(Rule {
-            chain: Chain::Input,
-            matches,
-            verdict,
-            why,
-        })
-    };
-    let link_local = || Source(vec!["fe80::/10".parse().expect("a valid prefix")]);
-
+fn input(rules: &mut Vec<Rule>, mesh_port: u16, gossip_port: u16, overlay: &str) {
+    use Match::{AnyDestinationPort, DestinationPort, From, NotFrom};
+    let mut rule =
+        |matches, verdict, why| rules.push(Rule::new(Chain::Input, matches, verdict, why));
     // The mesh's own packets are the most: they are judged first.
-    rule(
-        vec![From(UPLINK.into()), DestinationPort(Proto::Udp, mesh_port)],
-        Accept,
-        "the mesh",
+    let mesh = vec![From(UPLINK.into()), DestinationPort(Proto::Udp, mesh_port)];
+    rule(mesh, Verdict::Accept, "the mesh");
+    rule(vec![From("lo".into())], Verdict::Accept, "the node itself");
+    rule(vec![From(overlay.into())], Verdict::Accept, "other nodes");
+    rule(vec![AnyDestinationPort(gossip_port)], Verdict::Drop, GOSSIP);
+    rule(vec![NotFrom(UPLINK.into())], Verdict::Accept, "pods");
+}
+
+/// The rest of the input: what is left comes from the uplink.
+fn strangers(rules: &mut Vec<Rule>, open: &[OpenPort]) {
+    use Match::{DestinationPort, HopLimit, Icmp, Icmpv6, Known, Source, SourcePort, Translated};
+    let mut accept =
+        |matches, why| rules.push(Rule::new(Chain::Input, matches, Verdict::Accept, why));
+    let link_local = || Source(vec!["fe80::/10".parse().expect("a valid prefix")]);
+    let (from, to) = (
+        |port| SourcePort(Proto::Udp, port),
+        |port| DestinationPort(Proto::Udp, port),
     );
-    rule(vec![From("lo".into())], Accept, "the node itself");
-    rule(vec![From(overlay.into())], Accept, "other nodes");
-    rule(
-        vec![AnyDestinationPort(gossip_port)],
-        Drop,
-        "gossip is for nodes alone",
-    );
-    rule(vec![NotFrom(UPLINK.into())], Accept, "pods");
-    rule(vec![Known], Accept, "answers");
-    rule(vec![Translated], Accept, "NodePort, hostPort, LoadBalancer");
-    rule(vec![Icmp(ICMP)], Accept, "echo and errors");
-    rule(vec![Icmpv6(ICMPV6)], Accept, "echo and errors");
-    rule(
+    accept(vec![Known], "answers");
+    accept(vec![Translated], "NodePort, hostPort, LoadBalancer");
+    accept(vec![Icmp(ICMP)], "echo and errors");
+    accept(vec![Icmpv6(ICMPV6)], "echo and errors");
+    accept(
         vec![Icmpv6(NEIGHBOURS), HopLimit(255)],
-        Accept,
         "neighbours and routers",
     );
-    rule(
+    accept(
         vec![Icmpv6(LISTENERS), link_local()],
-        Accept,
         "switches that ask who listens",
     );
-    rule(
-        vec![SourcePort(Proto::Udp, 67), DestinationPort(Proto::Udp, 68)],
-        Accept,
-        "DHCP answers",
-    );
-    rule(
-        vec![
-            link_local(),
-            SourcePort(Proto::Udp, 547),
-            DestinationPort(Proto::Udp, 546),
-        ],
-        Accept,
-        "DHCPv6 answers",
-    );
+    accept(vec![from(67), to(68)], "DHCP answers");
+    accept(vec![link_local(), from(547), to(546)], "DHCPv6 answers");
     let mut open = open.to_vec();
     open.sort_unstable();
     open.dedup();
     for OpenPort { proto, port } in open {
-        rule(vec![DestinationPort(proto, port)], Accept, "network.open");
+        accept(vec![DestinationPort(proto, port)], "network.open");
     }
-    rule(vec![], Drop, "the rest");
+    rules.push(Rule::new(Chain::Input, vec![], Verdict::Drop, "the rest"));
 }
 
 fn forward(rules: &mut Vec<Rule>, gossip_port: u16, overlay: &Overlay) {
     use Match::{AnyDestinationPort, Destination, Known, NotFrom, Translated};
     use Verdict::{Accept, Drop};
-    let mut rule = |matches, verdict, why| {
-        rules.push(Rule {
-            chain: Chain::Forward,
-            matches,
-            verdict,
-            why,
-        })
-    };
+    let mut rule =
+        |matches, verdict, why| rules.push(Rule::new(Chain::Forward, matches, verdict, why));
     // At the sender: where it arrives, a pod's packet has its node's address.
     let nodes: Vec<IpNet> = overlay.addresses.iter().map(IpNet::trunc).collect();
     for nets in by_family(&nodes) {
         rule(
             vec![Destination(nets), AnyDestinationPort(gossip_port)],
             Drop,
-            "gossip is for nodes alone",
+            GOSSIP,
         );
     }
     rule(
@@ -289,12 +272,9 @@ fn forward(rules: &mut Vec<Rule>, gossip_port: u16, overlay: &Overlay) {
 
 fn postrouting(rules: &mut Vec<Rule>, own: &[IpNet]) {
     for nets in by_family(own) {
-        rules.push(Rule {
-            chain: Chain::Postrouting,
-            matches: vec![Match::Out(UPLINK.into()), Match::Destination(nets)],
-            verdict: Verdict::Drop,
-            why: "nothing for the cluster leaves in clear text when a route is missing",
-        });
+        let matches = vec![Match::Out(UPLINK.into()), Match::Destination(nets)];
+        let why = "nothing for the cluster leaves in clear text when a route is missing";
+        rules.push(Rule::new(Chain::Postrouting, matches, Verdict::Drop, why));
     }
 }
 
@@ -334,7 +314,12 @@ impl Tools {
     pub fn load(&self, ruleset: &Ruleset) -> Result<(), Error> {
         let nft = self.nft.as_deref().map(|nft| nft::load(nft, ruleset));
         match (nft, &self.iptables) {
-            (Some(Ok(())), _) => Ok(()),
+            (Some(Ok(())), None) => Ok(()),
+            // Those of a run that had no nft; they would have their say, too.
+            (Some(Ok(())), Some(iptables)) => match iptables.read(None) {
+                Some(_) => iptables.unload(),
+                None => Ok(()),
+            },
             (Some(Err(error)), None) => Err(error),
             (Some(Err(error)), Some(iptables)) => {
                 tracing::warn!(%error, "iptables is used instead; load the kernel's module nf_tables to use nft");

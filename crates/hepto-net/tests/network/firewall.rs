@@ -278,6 +278,17 @@ fn iptables_does_where_nft_is_absent() {
             assert_eq!(steps, "namespace: load the firewall\n", "{harm}");
             assert_eq!(text(&converge(&mut network).await.steps), "", "{harm}");
         }
+        // nft is installed: it takes over, and nothing of iptables is left.
+        run("umount", &nft);
+        let mut changed = settings();
+        changed.overlay.own.push("10.45.0.0/16".parse().unwrap());
+        drop(network);
+        let network = open(changed).await;
+        let rules = inside("nft list ruleset");
+        assert!(
+            rules.contains("table inet hepto") && !rules.contains("HEPTO-"),
+            "{rules}"
+        );
         close(network).await;
     });
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod adoption;
+mod advertisement;
 mod firewall;
 mod lab;
+mod overlay;
 mod uplink;
