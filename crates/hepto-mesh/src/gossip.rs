@@ -24,7 +24,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use crate::guard::Gate;
@@ -35,9 +35,6 @@ mod session;
 
 /// Gossip's port on the overlay addresses, TCP and UDP. (7946 is MetalLB's, on the same addresses.)
 pub const PORT: u16 = 7947;
-
-/// A memberlist that lasted so long was well: what ended it is a new trouble, not the old one.
-const HEALTHY: Duration = Duration::from_secs(600);
 
 /// What a record says, as far as gossip must know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +145,8 @@ struct Counters {
     starts: AtomicU64,
     vetoed: AtomicU64,
     dropped: AtomicU64,
+    /// Rounds of the watchdog's pings in which one was answered.
+    answered: AtomicU64,
     gate: Gate,
 }
 
@@ -265,11 +264,12 @@ impl Supervisor {
                 counters: self.counters.clone(),
                 patience: self.settings.timing.patience << failures.min(5),
             };
-            let began = Instant::now();
+            let answered = self.counters.answered.load(Ordering::Relaxed);
             // A task of its own: what panics inside ends that task, and not us.
             let end = tokio::spawn(session.run()).await.unwrap_or(End::Panicked);
             self.online.send_replace(None);
-            if began.elapsed() > HEALTHY {
+            // One that was heard was well: what ended it is a new trouble, not the old one.
+            if self.counters.answered.load(Ordering::Relaxed) > answered {
                 failures = 0;
             }
             match &end {

@@ -64,6 +64,7 @@ pub(super) struct Driver {
     /// Events that found main's channel full, in order.
     waiting: VecDeque<Event>,
     gossip: Option<Gossip>,
+    /// Whom the core was told to be alive in gossip.
     online: BTreeSet<NodeName>,
     /// All senders of the inbox are gone.
     deaf: bool,
@@ -203,38 +204,45 @@ impl Driver {
     /// Does what the core wants done, in its order.
     fn drain(&mut self) {
         while let Some(output) = self.core.poll_output() {
-            match output {
-                Output::Save => self.ask_save(),
-                Output::Transmit { to, from, bytes } => {
-                    // A route or an uplink may be missing for a while; the core asks again by itself.
-                    if let Err(error) = (self.send)(&bytes, to, from) {
-                        tracing::debug!("{} bytes for {to} were not sent: {error}", bytes.len());
-                    }
-                }
-                Output::Peer(change) => self.tell(Event::Peer(change)),
-                Output::Handshake {
-                    public_key,
-                    endpoint,
-                } => {
-                    self.tell(Event::Handshake {
-                        public_key,
-                        endpoint,
-                    });
-                }
-                Output::Hosts(hosts) => self.tell(Event::Hosts(hosts)),
-                Output::Attempt(attempt) => {
-                    self.stale_view = true;
-                    self.tell(Event::Attempt(attempt));
-                }
-                Output::ResolveAnchors => self.tell(Event::ResolveAnchors),
-                Output::Notice(notice) => self.tell(Event::Notice(notice)),
-                Output::OwnRecord | Output::Roster => self.stale_view = true,
-            }
+            self.perform(output);
         }
         if std::mem::take(&mut self.stale_view)
             && let Some(gossip) = &self.gossip
         {
             gossip.update(self.view());
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Save => self.ask_save(),
+            Output::Transmit { to, from, bytes } => {
+                // A route or an uplink may be missing for a while; the core asks again by itself.
+                if let Err(error) = (self.send)(&bytes, to, from) {
+                    tracing::debug!("{} bytes for {to} were not sent: {error}", bytes.len());
+                }
+            }
+            Output::Peer(change) => self.tell(Event::Peer(change)),
+            Output::Handshake {
+                public_key,
+                endpoint,
+            } => self.tell(Event::Handshake {
+                public_key,
+                endpoint,
+            }),
+            Output::Hosts(hosts) => self.tell(Event::Hosts(hosts)),
+            Output::Attempt(attempt) => {
+                self.stale_view = true;
+                self.tell(Event::Attempt(attempt));
+            }
+            Output::ResolveAnchors => self.tell(Event::ResolveAnchors),
+            Output::Notice(notice) => self.tell(Event::Notice(notice)),
+            Output::OwnRecord => self.stale_view = true,
+            Output::Roster => {
+                self.stale_view = true;
+                // Gossip may have heard of a newcomer before the core had its record.
+                self.compare_online();
+            }
         }
     }
 
@@ -316,16 +324,18 @@ impl Driver {
         }
     }
 
-    /// Tells the core who came and went in gossip's list.
+    /// Tells the core who came and went in gossip's list, as far as it knows them.
     fn compare_online(&mut self) {
         let online = self.gossip.as_ref().and_then(Gossip::online);
         // A list that is being rebuilt says nothing of its members; one that lost a member does.
-        let gone = if online.is_some() {
-            GossipState::Suspect
-        } else {
-            GossipState::Absent
+        let gone = match online {
+            Some(_) => GossipState::Suspect,
+            None => GossipState::Absent,
         };
-        let online = online.unwrap_or_default();
+        let mut online = online.unwrap_or_default();
+        let roster = self.core.roster();
+        let known: BTreeSet<&NodeName> = roster.known().map(|(name, ..)| name).collect();
+        online.retain(|name| known.contains(name));
         let before = std::mem::replace(&mut self.online, online.clone());
         for name in online.difference(&before) {
             self.handle(Input::GossipState(name.clone(), GossipState::Alive));

@@ -84,6 +84,38 @@ async fn three_meet_through_one_anchor() {
 }
 
 #[tokio::test]
+async fn a_new_address_of_one_is_known_to_the_other_at_once() {
+    let street = Street::new();
+    let mars = street.home("mars", 1, &[]);
+    let venus = street.home("venus", 2, &[1]);
+    let alive = |report: &Report| {
+        report
+            .core
+            .members
+            .iter()
+            .any(|member| member.gossip == GossipState::Alive)
+    };
+    mars.until_report("gossip hears venus", alive).await;
+    venus.until_report("gossip hears mars", alive).await;
+    // The address is not on the street: nothing but what mars says of itself can bring it.
+    let moved: IpAddr = "203.0.113.9".parse().unwrap();
+    let addresses = vec!["198.51.100.1".parse().unwrap(), moved];
+    mars.command(Command::Addresses(addresses));
+    venus
+        .until_report("mars's new address", |report| {
+            let endpoints = report
+                .core
+                .members
+                .iter()
+                .flat_map(|member| &member.endpoints);
+            endpoints
+                .into_iter()
+                .any(|endpoint| endpoint.address.ip() == moved)
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn a_restart_needs_no_anchor_since_the_book_was_saved() {
     let street = Street::new();
     let mars = street.home("mars", 1, &[]);

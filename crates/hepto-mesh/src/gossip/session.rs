@@ -155,8 +155,12 @@ impl Session {
                     joins.ask(list, missing(&held.live, &self.online.borrow()));
                 }
                 _ = watch.tick() => watchdog.ping(list, &held.live),
-                lost = watchdog.round() => if lost >= self.patience {
-                    return End::Deaf;
+                lost = watchdog.round() => match lost {
+                    0 => {
+                        self.counters.answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    lost if lost >= self.patience => return End::Deaf,
+                    _ => {}
                 },
                 done = joins.next(list) => if done.is_err() {
                     return End::Panicked;

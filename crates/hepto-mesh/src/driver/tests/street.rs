@@ -233,7 +233,7 @@ impl Street {
         let here = public(house);
         let socket = self.inside(move || {
             ip(&format!("-6 address replace {overlay}/128 dev lo nodad"));
-            UdpSocket::bind(here).unwrap()
+            bind(here)
         });
         let key = identity.wireguard_public();
         self.world.lock().unwrap().tunnels.insert(
@@ -274,6 +274,20 @@ impl Street {
             asks,
             main: tokio::spawn(main.run(asked)),
             _receiving: receiving,
+        }
+    }
+}
+
+/// Binds, and waits while a program that another test is just starting holds a copy of the last run's socket.
+fn bind(address: SocketAddr) -> UdpSocket {
+    let began = Instant::now();
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                assert!(began.elapsed() < DEADLINE, "{address} stays in use");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound.unwrap(),
         }
     }
 }
@@ -399,6 +413,10 @@ impl Main {
 impl Home {
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn command(&self, command: Command) {
+        self.asks.send(command).expect("main goes on");
     }
 
     pub(super) async fn until(&self, what: &str, holds: impl Fn(&State) -> bool) {
