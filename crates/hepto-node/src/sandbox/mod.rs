@@ -16,6 +16,7 @@ mod end;
 mod error;
 mod file;
 mod handle;
+mod inherit;
 mod init;
 mod launch;
 mod log;
