@@ -17,6 +17,10 @@ pub const TESTS: &[Test] = &[
         supervisor_killed,
     ),
     ("what_happened_meanwhile_is_told_on_adoption", told_again),
+    (
+        "a_node_whose_network_is_another_by_now_starts_anew",
+        other_network,
+    ),
     ("the_end_of_init_is_noticed_and_cleaned_up", init_killed),
     ("nothing_is_left_when_supervisor_and_init_died", both_killed),
     (
@@ -145,6 +149,22 @@ const NOTIFIER: &str = "import os, socket\n\
 
 fn alive(node: &Node, pid: i32) -> bool {
     node.shell(&format!("test -e /proc/{pid}")).is_ok()
+}
+
+fn other_network() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let mut sandbox = node.start().await?;
+        spawn(&mut sandbox, script("k3s", CHATTER)).await?;
+        drop(sandbox);
+        let pin = &node.settings.netns;
+        nix::mount::umount(pin)?;
+        host::run("unshare", &[&format!("--net={}", pin.display()), "true"])?;
+        let sandbox = node.start().await?;
+        ensure!(!sandbox.adopted());
+        stop(sandbox, GRACE).await?;
+        node.is_gone()
+    })
 }
 
 fn init_killed() -> Result<()> {

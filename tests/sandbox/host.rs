@@ -141,6 +141,8 @@ impl Node {
         let left: Vec<_> = fs::read_dir(&self.settings.run_directory)?
             .flatten()
             .map(|entry| entry.file_name())
+            // They are the run's, not the sandbox's.
+            .filter(|name| name != "hosts" && name != "resolv.conf")
             .collect();
         ensure!(left.is_empty(), "left in the run directory: {left:?}");
         let cgroups = cgroups(&format!("{}.{}", self.settings.cluster, self.settings.node));

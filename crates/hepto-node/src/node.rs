@@ -56,7 +56,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let state = State::acquire(&config)?;
     let mut failures = Vec::new();
     let ran = with_network(&config, &state, &mut failures).await;
-    failures.extend(state.release().err());
+    // What is left is found by what lies in the run directory: it is the last to go.
+    if failures.is_empty() {
+        failures.extend(state.release().err());
+    }
     for failure in &failures {
         tracing::error!("not removed: {failure}");
     }

@@ -104,7 +104,8 @@ impl Folder {
         fs::read_to_string(self.0.join(name)).ok()
     }
 
-    fn remove(&self, name: &str) -> Result<(), Error> {
+    /// Removes a file, if it is there.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
         let path = self.0.join(name);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {

@@ -415,7 +415,31 @@ fn prepare(settings: &mut Settings) -> Result<bool, Error> {
         .read("config.yaml")
         .is_some_and(|before| before != config);
     etc.write("config.yaml", config.as_bytes())?;
+    spare_oom_scores(&settings.directory, sandbox::can_lower_oom_score())?;
     Ok(changed)
+}
+
+/// Without CAP_SYS_RESOURCE runc cannot lower the score of any container, and every pod fails: then containerd is
+/// told to leave it, by one of the files that k3s's own configuration imports (from v1.31.6 on).
+fn spare_oom_scores(directory: &Path, can_lower: bool) -> Result<(), Error> {
+    const NAME: &str = "hepto-oom-score.toml";
+    let path = outside(
+        directory,
+        &format!("{}/agent/etc/containerd/config-v3.toml.d", argument::DATA),
+    );
+    if can_lower {
+        return if path.join(NAME).exists() {
+            file::Folder::open(path)?.remove(NAME)
+        } else {
+            Ok(())
+        };
+    }
+    tracing::warn!(
+        "CAP_SYS_RESOURCE is missing, so a pod's rank for the OOM killer cannot be lowered; give hepto-node the \
+         capability to have it back"
+    );
+    let text = "[plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n";
+    file::Folder::open(path)?.write(NAME, text.as_bytes())
 }
 
 fn check_binary(path: &Path) -> Result<(), Error> {

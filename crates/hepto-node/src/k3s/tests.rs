@@ -107,6 +107,21 @@ fn every_file_of_k3s_is_written_for_root_alone_and_no_secret_is_in_the_config() 
 }
 
 #[test]
+fn containerd_leaves_oom_scores_alone_where_they_cannot_be_lowered() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home
+        .path()
+        .join("rancher/agent/etc/containerd/config-v3.toml.d");
+    spare_oom_scores(home.path(), true).unwrap();
+    assert!(!folder.exists());
+    spare_oom_scores(home.path(), false).unwrap();
+    let text = std::fs::read_to_string(folder.join("hepto-oom-score.toml")).unwrap();
+    assert!(text.contains("restrict_oom_score_adj = true"));
+    spare_oom_scores(home.path(), true).unwrap();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
 fn a_change_of_the_config_is_noticed() {
     let home = tempfile::tempdir().unwrap();
     prepare(&mut settings(Role::Agent, home.path())).unwrap();

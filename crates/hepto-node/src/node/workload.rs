@@ -23,6 +23,9 @@ const ALONE: Duration = Duration::from_secs(5);
 /// How long after its sandbox was lost, or could not be made anew, it is made again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// What a sandbox that was never taken over is given to end.
+const UNKNOWN: Duration = Duration::from_secs(30);
+
 /// What one [`Workload::step`] came to.
 pub enum Step {
     /// The report may have changed.
@@ -212,17 +215,14 @@ impl Workload {
         }
     }
 
-    /// Stops k3s, its pods and the sandbox; gives every failure.
+    /// Stops k3s, its pods and the sandbox; gives every failure. A sandbox that an earlier run left, and this one
+    /// has not taken over, is ended too.
     pub async fn stop(self) -> Vec<String> {
-        match self.phase {
-            Phase::Running(supervisor) => supervisor
-                .stop()
-                .await
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            _ => Vec::new(),
-        }
+        let failures = match self.phase {
+            Phase::Running(supervisor) => supervisor.stop().await,
+            _ => sandbox::cleanup(&self.run_directory, UNKNOWN).await,
+        };
+        failures.iter().map(ToString::to_string).collect()
     }
 }
 

@@ -48,7 +48,8 @@ pub async fn end(run_directory: &Path, init: Option<OwnedFd>, deadline: Instant)
         errors.extend(end_cgroup(directory).await);
     }
     errors.extend(mountpoint::release(&state.places));
-    for name in [SOCKET, file::HOSTS, file::RESOLV_CONF, file::HOSTNAME] {
+    // hosts and resolv.conf are the run's: `exec --net` needs them without a sandbox too.
+    for name in [SOCKET, file::HOSTNAME] {
         let path = run_directory.join(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {

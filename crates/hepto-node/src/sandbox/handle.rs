@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,29 +33,24 @@ pub struct Sandbox {
 impl Sandbox {
     /// Connects to the node's init, or makes the sandbox and its init first.
     ///
-    /// One path for both: see [`Event`] for what the caller hears next. From here on the calling process
-    /// leaves no core files, in which keys would lie.
+    /// One path for both: see [`Event`] for what the caller hears next.
     ///
     /// # Errors
     /// When a step of the making fails, with everything undone again; [`Error::Version`] when the running
     /// init is another program's.
     pub async fn start_or_adopt(settings: &Settings) -> Result<Sandbox, Error> {
-        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        set_dumpable_behavior(DumpableBehavior::NotDumpable)
-            .map_err(|error| launch::namespace("forbid core files", error))?;
         if let Ok(contact) = Contact::open(&settings.run_directory, true) {
-            let sandbox = Sandbox::new(contact.agreed()?, &settings.run_directory, true)?;
-            file::write_network(
-                &settings.run_directory,
-                &settings.hosts,
-                &settings.resolv_conf,
-            )?;
-            warn_of_changes(settings);
-            return Ok(sandbox);
-        }
-        // init is gone, and what it left would be in the way.
-        for error in end::end(&settings.run_directory, None, Instant::now()).await {
-            tracing::warn!(%error, "cannot remove what an earlier run left; `hepto-node stop` tries again");
+            let contact = contact.agreed()?;
+            if is_in(contact.pid, &settings.netns) {
+                return Sandbox::adopt(contact, settings);
+            }
+            tracing::warn!(
+                netns = %settings.netns.display(),
+                "the node's programs are in a network namespace that is gone: they are ended and started again"
+            );
+            clear(&settings.run_directory, Some(contact.pidfd)).await;
+        } else {
+            clear(&settings.run_directory, None).await;
         }
         let started = async {
             launch::start(settings).await?;
@@ -64,15 +60,19 @@ impl Sandbox {
         match started.await {
             Ok(sandbox) => Ok(sandbox),
             Err(error) => {
-                let init = Contact::open(&settings.run_directory, false)
-                    .ok()
-                    .map(|contact| contact.pidfd);
-                for error in end::end(&settings.run_directory, init, Instant::now()).await {
-                    tracing::warn!(%error, "cannot undo a start that failed; `hepto-node stop` tries again");
-                }
+                let init = Contact::open(&settings.run_directory, false).ok();
+                clear(&settings.run_directory, init.map(|contact| contact.pidfd)).await;
                 Err(error)
             }
         }
+    }
+
+    fn adopt(contact: Contact, settings: &Settings) -> Result<Sandbox, Error> {
+        let run_directory = &settings.run_directory;
+        let sandbox = Sandbox::new(contact, run_directory, true)?;
+        file::write_network(run_directory, &settings.hosts, &settings.resolv_conf)?;
+        warn_of_changes(settings);
+        Ok(sandbox)
     }
 
     fn new(contact: Contact, run_directory: &Path, adopted: bool) -> Result<Self, Error> {
@@ -268,6 +268,20 @@ fn lost(run_directory: &Path, error: &io::Error) -> Error {
         socket: run_directory.join(SOCKET),
         why: error.to_string(),
     }
+}
+
+/// Ends at once what is in the way of a new sandbox.
+async fn clear(run_directory: &Path, init: Option<OwnedFd>) {
+    for error in end::end(run_directory, init, Instant::now()).await {
+        tracing::warn!(%error, "not removed; `hepto-node stop` tries again");
+    }
+}
+
+/// Whether a process is in the network namespace that is pinned there.
+fn is_in(pid: i32, pin: &Path) -> bool {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let own = inode(Path::new(&format!("/proc/{pid}/ns/net")));
+    own.is_some() && own == inode(pin)
 }
 
 /// A sandbox that is adopted keeps the mounts that it was made with.

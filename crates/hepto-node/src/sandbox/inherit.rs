@@ -1,4 +1,4 @@
-//! What init itself was handed by whoever started the supervisor, and must not hand down: a shell's or service's
+//! What the supervisor was handed by whoever started it, and the node must not be: a shell's or service's
 //! descriptors and the signals that it ignores (`nohup`, a job in the background) would reach k3s and every pod.
 #![allow(unsafe_code)]
 

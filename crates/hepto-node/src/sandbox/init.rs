@@ -22,7 +22,7 @@ use rustix::process::WaitOptions;
 
 use super::log::LogFile;
 use super::wire::{self, Reply, Request, Running, VERSION};
-use super::{Error, Event, Program, Status, cgroup, inherit, launch, mount, mountpoint};
+use super::{Error, Event, Program, Status, cgroup, launch, mount, mountpoint};
 
 /// Inside: the folder of the notify sockets.
 const NOTIFY: &str = "/run/hepto/notify";
@@ -34,7 +34,6 @@ const LOG: &str = "/var/log/init.log";
 /// # Errors
 /// When the parent cannot be answered, or the poll fails.
 pub fn init() -> io::Result<()> {
-    inherit::shed();
     let parent = io::stdin().as_fd().try_clone_to_owned()?;
     let birth: launch::Birth = wire::get(&parent)?;
     let made = Init::new(&birth);

@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 
 use super::cgroup::{self, Hierarchy};
-use super::descriptor::{self, watch};
+use super::descriptor::watch;
 use super::mount::{self, Host};
 use super::state::State;
-use super::{Error, Settings, file, wire};
+use super::{Error, Settings, file, inherit, wire};
 
 /// What the supervisor tells `sandbox`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -161,7 +161,7 @@ async fn answer(socket: OwnedFd) -> io::Result<Result<(), Error>> {
 /// # Errors
 /// When the supervisor cannot be answered; everything else is its answer.
 pub fn sandbox() -> io::Result<()> {
-    descriptor::keep()?;
+    inherit::shed();
     let supervisor = io::stdin().as_fd().try_clone_to_owned()?;
     let order: Order = wire::get(&supervisor)?;
     wire::put(&supervisor, &make(order))
