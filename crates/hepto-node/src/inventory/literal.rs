@@ -100,6 +100,7 @@ impl<'a> Cursor<'a> {
                     _ => None,
                 }
             }
+            'r' | 'R' | 'u' | 'U' if self.rest[1..].starts_with(['\'', '"']) => self.strings(),
             _ => self.word(),
         }
     }
@@ -144,21 +145,27 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Strings beside one another are one.
+    /// Strings beside one another are one; `r` before one keeps its backslashes, `u` means nothing.
     fn strings(&mut self) -> Option<Literal> {
         let mut text = String::new();
-        while let Some(quote @ ('\'' | '"')) = self.peek() {
-            self.rest = &self.rest[1..];
-            self.string(quote, &mut text)?;
+        loop {
+            let rest = match self.peek() {
+                Some('r' | 'R' | 'u' | 'U' | '\'' | '"') => self.rest,
+                _ => return Some(Literal::Text(text)),
+            };
+            let raw = rest.starts_with(['r', 'R']);
+            self.rest = rest.strip_prefix(['r', 'R', 'u', 'U']).unwrap_or(rest);
+            let quote = self.next().filter(|quote| matches!(quote, '\'' | '"'))?;
+            self.string(quote, raw, &mut text)?;
         }
-        Some(Literal::Text(text))
     }
 
-    fn string(&mut self, quote: char, text: &mut String) -> Option<()> {
+    fn string(&mut self, quote: char, raw: bool, text: &mut String) -> Option<()> {
         loop {
             let character = self.next()?;
             match character {
                 '\n' => return None,
+                '\\' if raw => text.extend([character, self.next()?]),
                 '\\' => self.escape(text)?,
                 _ if character == quote => return Some(()),
                 _ => text.push(character),

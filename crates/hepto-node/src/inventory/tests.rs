@@ -1,9 +1,10 @@
 //! The guide's inventory as it is printed, with real values put in, and what must be refused.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use super::{nodes, read};
-use crate::config::{Report, Source};
+use super::{Literal, nodes, read};
+use crate::config::{Report, Severity, Source};
 
 const OVERLAY: &str = "abcdefghijklmnopqrstuvwxyz012345";
 const CLUSTER: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ012345";
@@ -186,6 +187,106 @@ fn ranges_groups_and_their_variables() {
         nodes.nodes[2].config.contains("interface = \"ens1\""),
         "a host's own variable"
     );
+}
+
+/// A host's variables as JSON.
+type Variables = BTreeMap<String, serde_json::Value>;
+
+/// Compares with what `ansible/record.py` recorded of Ansible itself. The differences are those named in the cases:
+/// comments that Ansible keeps, and a host that it merges where we refuse it.
+#[test]
+fn ansible_reads_the_same() {
+    let recorded: BTreeMap<String, Option<BTreeMap<String, Variables>>> =
+        serde_json::from_str(include_str!("ansible/recorded.json")).expect("JSON");
+    let cases = include_str!("ansible/cases.txt").split("\n=== ").skip(1);
+    let mut compared = 0;
+    for (name, text) in cases.map(|case| case.split_once('\n').expect("a name and an inventory")) {
+        let (inventory, found) = read(text);
+        let refused = found.iter().any(|found| found.severity == Severity::Error);
+        let Some(hosts) = &recorded[name] else {
+            assert!(refused, "{name}: Ansible refuses it");
+            compared += 1;
+            continue;
+        };
+        assert_eq!(
+            refused,
+            name.contains("merged by Ansible"),
+            "{name}: {found:?}"
+        );
+        let ours: BTreeSet<&str> = inventory.hosts().collect();
+        assert_eq!(ours, hosts.keys().map(String::as_str).collect(), "{name}");
+        for (host, theirs) in hosts {
+            let ours = inventory.variables(host);
+            // SSH's port and the weight of a group are no variables of a node.
+            let theirs: BTreeMap<&str, _> = theirs
+                .iter()
+                .map(|(key, value)| (key.as_str(), value))
+                .filter(|(key, _)| *key != "ansible_port")
+                .collect();
+            let keys = ours
+                .keys()
+                .copied()
+                .filter(|key| *key != "ansible_group_priority");
+            assert_eq!(
+                keys.collect::<Vec<_>>(),
+                theirs.keys().copied().collect::<Vec<_>>(),
+                "{name}: {host}"
+            );
+            for (key, theirs) in theirs {
+                let value = &ours[key].value;
+                let kept = name.contains("kept by Ansible") && is_with_comment(value, theirs);
+                assert!(
+                    kept || is_same(value, theirs),
+                    "{name}: {host}: {key}: {value:?} is not {theirs}"
+                );
+            }
+        }
+        compared += 1;
+    }
+    assert_eq!(compared, recorded.len(), "every recorded case is compared");
+}
+
+/// Whether theirs is ours with a comment behind it.
+fn is_with_comment(ours: &Literal, theirs: &serde_json::Value) -> bool {
+    let (Literal::Text(ours), Some(theirs)) = (ours, theirs.as_str()) else {
+        return false;
+    };
+    theirs
+        .strip_prefix(ours.as_str())
+        .is_some_and(|rest| rest.trim_start().starts_with('#') && rest.starts_with([' ', '\t']))
+}
+
+fn is_same(ours: &Literal, theirs: &serde_json::Value) -> bool {
+    match ours {
+        Literal::Text(text) => theirs.as_str() == Some(text),
+        Literal::Number(text) => theirs["number"].as_str().is_some_and(|theirs| number(text) == number(theirs)),
+        Literal::Truth(truth) => theirs.as_bool() == Some(*truth),
+        Literal::Nothing => theirs.is_null(),
+        Literal::List(items) => theirs.as_array().is_some_and(|theirs| {
+            theirs.len() == items.len() && items.iter().zip(theirs).all(|(ours, theirs)| is_same(ours, theirs))
+        }),
+        Literal::Dict(pairs) => theirs.as_object().is_some_and(|theirs| {
+            let same = |(key, value): &(Literal, Literal)| {
+                matches!(key, Literal::Text(key) if theirs.get(key).is_some_and(|theirs| is_same(value, theirs)))
+            };
+            theirs.len() == pairs.len() && pairs.iter().all(same)
+        }),
+    }
+}
+
+/// The value of a number as Python writes it.
+fn number(text: &str) -> f64 {
+    let plain = text.replace('_', "").to_lowercase();
+    let (sign, digits) = plain
+        .strip_prefix('-')
+        .map_or((1.0, plain.as_str()), |digits| (-1.0, digits));
+    let radix = match digits.get(..2) {
+        Some("0x") => 16,
+        Some("0o") => 8,
+        Some("0b") => 2,
+        _ => return sign * digits.parse::<f64>().expect(text),
+    };
+    sign * u64::from_str_radix(&digits[2..], radix).expect(text) as f64
 }
 
 proptest::proptest! {
