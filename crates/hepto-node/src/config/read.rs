@@ -340,16 +340,20 @@ fn home_of(name: &str) -> Option<&'static str> {
     })
 }
 
-/// The known word that was most probably meant.
+/// The known word that was most probably meant: a slip or two away, or with the same beginning.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase().replace('-', "_");
-    let scored = known
-        .iter()
-        .map(|known| (strsim::jaro_winkler(&word, known), *known));
-    scored
-        .filter(|(score, _)| *score > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| known)
+    let scored = known.iter().map(|known| {
+        let slips = strsim::damerau_levenshtein(&word, known);
+        let likeness = strsim::jaro_winkler(&word, known);
+        (slips, likeness, *known)
+    });
+    let near = scored.filter(|(slips, likeness, known)| {
+        let bearable = (known.len() / 3).max(1);
+        *slips <= bearable || *likeness > 0.8
+    });
+    near.min_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)))
+        .map(|(.., known)| known)
 }
 
 fn list(words: &[&str]) -> String {
