@@ -198,6 +198,9 @@ fn prune_unknown(root: &mut DeTable<'_>, reading: &mut Reading) {
                 value.get_ref(),
                 sections,
             ));
+            reading
+                .pruned
+                .extend(nearest(section, sections).map(str::to_owned));
             unknown.push(section.to_owned());
             continue;
         };
@@ -214,6 +217,10 @@ fn prune_unknown(root: &mut DeTable<'_>, reading: &mut Reading) {
         for (name, found) in unknown_keys(section, known, table) {
             table.remove(name.as_str());
             reading.pruned.insert(format!("{section}.{name}"));
+            // What was probably meant is not missing as well.
+            reading
+                .pruned
+                .extend(nearest(&name, known).map(|near| format!("{section}.{near}")));
             reading.diagnostics.push(found);
         }
     }

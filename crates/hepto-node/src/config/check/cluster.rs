@@ -46,7 +46,7 @@ pub(super) fn anchors(
     checking: &mut Checking<'_>,
 ) -> Vec<Anchor> {
     let texts = file.anchors.as_deref().unwrap_or_default();
-    let alone = texts.is_empty() && !checking.pruned.contains("cluster.anchors");
+    let alone = texts.is_empty() && !checking.was_wrong("cluster", "anchors");
     if alone
         && identity.is_some_and(|identity| own_name.is_some_and(|name| *name != identity.master))
     {

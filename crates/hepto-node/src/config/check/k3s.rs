@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use rustix::fs::Access;
 
 use super::{Checking, Diagnostic};
 use crate::config::file::{K3sSection, Text};
+use crate::fault::Fault;
+use crate::k3s::argument;
 use crate::secret::quote;
 
 /// How long a stop waits for workloads to move away.
@@ -18,16 +21,15 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 const LONGEST_DRAIN: Duration = Duration::from_secs(120);
 
 /// Arguments whose value is a secret: it would stand in this file, and in the process list for everyone to read.
-const SECRET_ARGUMENTS: &[&str] = &[
-    "--token",
-    "-t",
-    "--agent-token",
-    "--cluster-secret",
+const SECRETS: &[&str] = &[
     "--datastore-endpoint",
     "--etcd-s3-access-key",
     "--etcd-s3-secret-key",
     "--vpn-auth",
 ];
+
+/// Arguments whose value is a secret that hepto-node itself gives to k3s.
+const TOKENS: &[&str] = &["--token", "-t", "--agent-token", "--cluster-secret"];
 
 /// `[k3s]` before the cluster's secret joins it.
 pub(super) struct Program {
@@ -107,35 +109,52 @@ fn refuse_binary(path: &Path) -> Option<Diagnostic> {
 }
 
 fn arguments(texts: Option<&Vec<Text>>, checking: &mut Checking<'_>) -> Vec<String> {
+    let texts = texts.map(Vec::as_slice).unwrap_or_default();
     let mut after_secret = false;
-    for text in texts.into_iter().flatten() {
-        if after_secret {
-            checking.secrets.push(text.span());
-        }
+    for text in texts {
         let (name, value) = text
             .get_ref()
             .split_once('=')
             .unwrap_or((text.get_ref(), ""));
-        after_secret = SECRET_ARGUMENTS.contains(&name);
-        if after_secret {
-            if !value.is_empty() {
-                checking.secrets.push(text.span());
-                after_secret = false;
-            }
+        let is_secret = SECRETS.contains(&name) || TOKENS.contains(&name);
+        if after_secret || (is_secret && !value.is_empty()) {
+            checking.secrets.push(text.span());
+        }
+        after_secret = is_secret && value.is_empty();
+        if SECRETS.contains(&name) {
             let what = format!(
                 "the k3s argument `{name}` would show a secret to everyone on this machine"
             );
             let found = Diagnostic::error("E-K3S-ARG-SECRET", what).at(text.span());
-            checking.report(
-                found.fix("remove it: tokens come from `cluster_key_file` or `agent_key_file`"),
-            );
+            checking.report(found.fix("remove it: this version cannot hand this secret to k3s"));
         }
     }
+    let arguments: Vec<String> = texts.iter().map(|text| text.get_ref().clone()).collect();
+    for fault in argument::check(&arguments) {
+        let found = Diagnostic::error(fault.code, fault.what.as_str()).at(place(&fault, texts));
+        checking.report(match fault.fix {
+            Some(fix) => found.fix(fix),
+            None => found,
+        });
+    }
+    arguments
+}
+
+/// Where the argument stands that a fault names in its first backticks; else all of them.
+fn place(fault: &Fault, texts: &[Text]) -> Range<usize> {
+    let flag = fault
+        .what
+        .split('`')
+        .nth(1)
+        .map_or("", |shown| shown.split('=').next().unwrap_or(shown));
+    let named = |text: &&Text| text.get_ref().split('=').next() == Some(flag);
+    let bounds = || Some(texts.first()?.span().start..texts.last()?.span().end);
     texts
-        .into_iter()
-        .flatten()
-        .map(|text| text.get_ref().clone())
-        .collect()
+        .iter()
+        .find(named)
+        .map(Text::span)
+        .or_else(bounds)
+        .unwrap_or_default()
 }
 
 fn drain(text: &Text, checking: &mut Checking<'_>) -> Option<Duration> {

@@ -191,7 +191,7 @@ fn pair(
 ) -> Option<Pair> {
     let path = format!("cluster.{key}");
     let Some(texts) = texts else {
-        return (!checking.pruned.contains(&path)).then_some(Pair(None));
+        return (!checking.was_wrong("cluster", key)).then_some(Pair(None));
     };
     let mut good = Vec::new();
     for text in texts {

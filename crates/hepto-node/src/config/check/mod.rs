@@ -138,7 +138,7 @@ impl Checking<'_> {
     /// The value, or the error that it is missing, unless what stood there was wrong and is reported.
     fn required<'v, T>(&mut self, section: &str, key: &str, value: Option<&'v T>) -> Option<&'v T> {
         let path = format!("{section}.{key}");
-        if value.is_none() && !self.pruned.contains(&path) && !self.pruned.contains(section) {
+        if value.is_none() && !self.was_wrong(section, key) {
             let found = Diagnostic::error(
                 "E-CONFIG-MISSING",
                 format!("`{key}` is missing from [{section}]"),
@@ -150,6 +150,11 @@ impl Checking<'_> {
             });
         }
         value
+    }
+
+    /// Whether something stood there that was wrong, and is reported.
+    fn was_wrong(&self, section: &str, key: &str) -> bool {
+        self.pruned.contains(section) || self.pruned.contains(&format!("{section}.{key}"))
     }
 
     /// Where a section begins; the end of the file for one that is not there.

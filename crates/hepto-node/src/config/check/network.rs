@@ -144,7 +144,7 @@ fn addresses(file: &NetworkSection, checking: &mut Checking<'_>) -> Vec<IpNet> {
             None => good.push((net, text)),
         }
     }
-    if texts.is_empty() && !checking.pruned.contains("network.addresses") {
+    if texts.is_empty() && !checking.was_wrong("network", "addresses") {
         let what = "the node has no address: IPv6 or IPv4 may be missing, not both";
         let found = Diagnostic::error("E-NET-ADDR-NONE", what).at(checking.section("network"));
         checking
@@ -242,7 +242,7 @@ fn gateways(
         }
     }
     if file.gateways.as_ref().is_none_or(Vec::is_empty)
-        && !checking.pruned.contains("network.gateways")
+        && !checking.was_wrong("network", "gateways")
     {
         let what = "the node has no gateway: it reaches nothing beyond its own network";
         let found = Diagnostic::warning("W-NET-GW-NONE", what).at(checking.section("network"));
@@ -275,7 +275,7 @@ fn gateway(
         .addresses
         .as_ref()
         .is_some_and(|texts| texts.len() == addresses.len())
-        && !checking.pruned.contains("network.addresses");
+        && !checking.was_wrong("network", "addresses");
     let mut own = addresses
         .iter()
         .filter(|net| net.addr().is_ipv6() == via.is_ipv6())

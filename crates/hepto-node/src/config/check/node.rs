@@ -68,7 +68,7 @@ pub(super) fn node(file: &NodeSection, checking: &mut Checking<'_>) -> Option<No
 }
 
 fn storage(text: Option<&Text>, checking: &mut Checking<'_>) -> Option<PathBuf> {
-    if text.is_none() && checking.pruned.contains("node.storage") {
+    if text.is_none() && checking.was_wrong("node", "storage") {
         return None;
     }
     let span = text.map_or_else(|| checking.section("node"), |text| text.span());

@@ -182,7 +182,21 @@ fn everything_missing() {
 }
 
 #[test]
-fn a_wrong_value_is_not_called_missing_too() {
+fn a_wrong_value_or_name_is_not_called_missing_too() {
+    for (from, to) in [
+        ("interface =", "interfce ="),
+        ("[cluster]", "[clster]"),
+        ("[network]", "[networks]"),
+    ] {
+        let home = Home::new().edit(from, to);
+        assert_eq!(
+            home.check().expect_err("wrong").errors(),
+            1,
+            "{}",
+            home.said()
+        );
+    }
+
     let home = Home::new()
         .edit("interface = \"ens1\"", "interface = 1")
         .edit("master = \"grumpy\"", "master = grumpy");

@@ -406,6 +406,10 @@ fn k3s() {
             "binary",
             "args = [\"--token=hidden-secret\", \"--agent-token\", \"other-secret\"]\nbinary",
         ),
+        (
+            "binary",
+            "args = [\"--vpn-auth=third-secret\", \"stray\", \"--with-node-id\", \"--kubelet-arg=hostname-override=x\"]\nbinary",
+        ),
     ]);
     let all = [mode.said(), rest].join("\n\n");
     assert!(!all.contains("-secret\""), "a secret is shown");
