@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rand_core::{TryCryptoRng, TryRng};
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use crate::fault::Fault;
@@ -117,10 +118,10 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, Error> {
         },
     };
     // A pipe without a writer would block the open, and a terminal would become ours.
-    let flags = libc_flags();
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(flags)
+        .custom_flags(flags.bits().cast_signed())
         .open(path)
         .map_err(refuse)?;
     let metadata = file.metadata().map_err(refuse)?;
@@ -152,12 +153,6 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, Error> {
         .filter(|text| text.len() <= LONGEST);
     let text = text.ok_or_else(|| Error::Content(path.to_owned()))?;
     Ok(Zeroizing::new(text.trim().to_owned()))
-}
-
-fn libc_flags() -> i32 {
-    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
-    // The kernel's flags all fit an int; rustix keeps them unsigned.
-    flags.bits() as i32
 }
 
 /// Writes a secret and a line end to a new file of mode 0600, and to the disk before it returns.

@@ -6,8 +6,6 @@ use std::ops::Range;
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
-use crate::fault::{Exit, Fault};
-
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
@@ -17,7 +15,7 @@ pub enum Severity {
     Warning,
 }
 
-/// One error or warning about a config file. Displayed on one line; [`Report::render`] shows the place too.
+/// One error or warning about a config file or an inventory; [`Report::render`] shows it at its place.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
     /// Error or warning.
@@ -116,16 +114,6 @@ impl Diagnostic {
             snippet = snippet.annotation(context.label(label.as_str()));
         }
         Some(snippet)
-    }
-}
-
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}] {}", self.code, self.what)?;
-        match &self.fix {
-            Some(fix) => write!(f, "; {fix}"),
-            None => Ok(()),
-        }
     }
 }
 
@@ -252,14 +240,3 @@ impl fmt::Display for Report {
 }
 
 impl std::error::Error for Report {}
-
-impl From<Report> for Fault {
-    /// One fault that ends the process with 78: the summary first, then every diagnostic.
-    fn from(report: Report) -> Fault {
-        Fault::new(
-            "E-CONFIG",
-            format!("{report}; nothing was made\n\n{}", report.render(false)),
-        )
-        .exit(Exit::BadConfig)
-    }
-}

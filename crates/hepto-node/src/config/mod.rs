@@ -10,8 +10,9 @@ mod read;
 mod show;
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use hepto_mesh::address::Prefixes;
 use hepto_mesh::key::{AgentKey, ClusterKey, OverlayKey};
 use hepto_mesh::name::{ClusterName, NodeName};
 use ipnet::IpNet;
+use rustix::fs::OFlags;
 
 pub use check::form;
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
@@ -286,32 +288,24 @@ pub fn read(path: &Path) -> Result<(Config, Report), Report> {
 const LONGEST_FILE: u64 = 1 << 20;
 
 fn read_text(path: &Path) -> io::Result<String> {
-    let file = fs::File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a file",
-        ));
+    let refuse = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    // A pipe without a writer would block the open.
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return refuse("it is not a file".to_owned());
     }
-    if metadata.len() > LONGEST_FILE {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is longer than 1 MiB",
-        ));
+    let mut bytes = Vec::new();
+    file.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return refuse("it is longer than 1 MiB".to_owned());
     }
-    let bytes = fs::read(path)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..valid]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("line {line} is not UTF-8 text"),
-        )
+    String::from_utf8(bytes).or_else(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        refuse(format!("line {line} is not UTF-8 text"))
     })
 }
 
@@ -343,4 +337,54 @@ fn example(path: &str) -> Option<&'static str> {
         let (name, _) = line.split_once(" = ")?;
         (name == key).then_some(line)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(path: &Path) -> String {
+        let report = read(path).expect_err("refused");
+        assert_eq!(report.diagnostics.len(), 1);
+        report.render(false)
+    }
+
+    #[test]
+    fn what_is_no_config_file_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("node.toml");
+        assert!(
+            refused(&path).contains("No such file"),
+            "{}",
+            refused(&path)
+        );
+        assert!(refused(folder.path()).contains("it is not a file"));
+        fs::write(&path, b"[node]\nname = \"\xff\"\n").expect("a file");
+        assert!(refused(&path).contains("line 2 is not UTF-8 text"));
+        fs::write(&path, vec![b'#'; (1 << 20) + 1]).expect("a file");
+        assert!(refused(&path).contains("longer than 1 MiB"));
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert!(
+            refused(&pipe).contains("it is not a file"),
+            "and it does not hang"
+        );
+    }
+
+    #[test]
+    fn the_hosts_addresses_are_found() {
+        let found = host_addresses().expect("addresses");
+        let loopback = HostAddress {
+            interface: "lo".into(),
+            address: IpAddr::from([127, 0, 0, 1]),
+        };
+        assert!(found.contains(&loopback), "{found:?}");
+    }
+
+    #[test]
+    fn examples_come_from_the_default_file() {
+        assert_eq!(example("network.mtu"), Some("mtu = 1400"));
+        assert_eq!(example("mesh.port"), Some("port = 51820"));
+        assert_eq!(example("node.port"), None);
+    }
 }
