@@ -9,13 +9,13 @@ use hepto_mesh::driver::Report;
 use hepto_net::UplinkState;
 use hepto_tunnel::{Counters, PeerReport};
 
-use super::Node;
+use super::life::Life;
 use crate::config::{Config, FirewallMode, Mode};
 use crate::status::{
     AnchorStatus, MeshStatus, NetworkStatus, PeerStatus, Problem, Status, UplinkStatus,
 };
 
-impl Node<'_> {
+impl Life<'_> {
     /// The whole report. `report` is what the mesh's thread answered.
     pub(super) fn status(&self, report: &Report) -> Status {
         let mesh = &report.core;

@@ -1,0 +1,470 @@
+//! A running node: the loop that hears of everything and joins the parts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use hepto_mesh::core::{Notice, PeerChange, Session};
+use hepto_mesh::driver::{Command, Event as MeshEvent, Mesh, Report};
+use hepto_mesh::name::NodeName;
+use hepto_net::{Event as NetworkEvent, Network, UplinkState};
+use hepto_tunnel::{PeerReport, Tunnel};
+use sd_notify::NotifyState;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::anchor::{Resolved, Resolver};
+use super::workload::{Step, Workload};
+use super::{Start, settings};
+use crate::config::{Config, host_addresses};
+use crate::control::{self, Answer, Ask, Pending};
+use crate::fault::Fault;
+use crate::peers::{Change, Peers};
+use crate::sandbox::{self, descriptor};
+use crate::state::State;
+
+/// How often the mesh hears of all sessions, beside each change.
+const SESSIONS_EVERY: Duration = Duration::from_secs(1);
+/// A session that is older carries nothing any more: REJECT_AFTER_TIME of the WireGuard paper, §6.1.
+const SESSION_LIFE: Duration = Duration::from_secs(180);
+/// Notices kept for `status`: a hostile network cannot fill the memory with them.
+const NOTICES_KEPT: usize = 32;
+
+/// What may tell the node to end.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Watches for them from now on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn watch() -> Result<Self, Fault> {
+        let watch = |kind| signal(kind).map_err(unavailable);
+        Ok(Signals {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+}
+
+fn unavailable(error: std::io::Error) -> Fault {
+    let what = format!("cannot watch signals and sessions: {error}");
+    Fault::new("E-RUN-LOOP", what).fix("raise the limit of open files (ulimit -n)")
+}
+
+/// Something that the loop hears of.
+enum Happening {
+    Network(Result<NetworkEvent, hepto_net::Error>),
+    Mesh(MeshEvent),
+    Sessions,
+    Resolved(Resolved),
+    Workload(Step),
+    Asked(Pending),
+    Report(Pending, Report),
+    Reload,
+    Stop(&'static str),
+    MeshEnded,
+}
+
+/// A running node: its parts, and what it knows of them.
+pub(super) struct Life<'a> {
+    pub(super) config: &'a Config,
+    pub(super) state: &'a State,
+    pub(super) network: &'a mut Network,
+    pub(super) tunnel: &'a Tunnel,
+    pub(super) mesh: &'a mut Mesh,
+    pub(super) workload: Workload,
+    pub(super) peers: Peers,
+    /// What needs a person, by its text.
+    pub(super) notices: BTreeMap<String, Notice>,
+    /// Own addresses that another machine has.
+    pub(super) duplicates: BTreeSet<IpAddr>,
+    pub(super) attempt: u8,
+    pub(super) hosts: String,
+    pub(super) resolv_conf: String,
+    pub(super) uplink: UplinkState,
+    pub(super) started: Instant,
+    pub(super) resolver: Resolver,
+    pub(super) control: mpsc::Receiver<Pending>,
+    pub(super) reports: (
+        mpsc::Sender<(Pending, Report)>,
+        mpsc::Receiver<(Pending, Report)>,
+    ),
+    pub(super) reachable: usize,
+    pub(super) told: String,
+    pub(super) began: bool,
+    pub(super) changed: AsyncFd<OwnedFd>,
+    pub(super) sessions: Interval,
+    pub(super) signals: &'a mut Signals,
+}
+
+impl<'a> Life<'a> {
+    /// Joins the parts that are there.
+    ///
+    /// # Errors
+    /// When the control socket or the files of the run directory cannot be made.
+    pub fn new<'s: 'a>(
+        start: &'a mut Start<'s>,
+        network: &'a mut Network,
+        tunnel: &'a Tunnel,
+        mesh: &'a mut Mesh,
+        uplink: UplinkState,
+    ) -> Result<Self, Fault> {
+        let Start {
+            config,
+            state,
+            attempt,
+            signals,
+            ..
+        } = start;
+        let mut sessions = interval(SESSIONS_EVERY);
+        sessions.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let own = (
+            config.node.name.clone(),
+            settings::overlay_addresses(config, *attempt).to_vec(),
+        );
+        let mut life = Life {
+            workload: Workload::new(config, state.run_directory(), network.entry()),
+            peers: Peers::new(config.cluster.pod_cidrs.clone()),
+            notices: BTreeMap::new(),
+            duplicates: BTreeSet::new(),
+            attempt: *attempt,
+            hosts: String::new(),
+            resolv_conf: String::new(),
+            uplink: UplinkState::WaitingForParent,
+            started: Instant::now(),
+            resolver: Resolver::new(settings::anchors(config)),
+            control: control::serve(state.run_directory())?,
+            reports: mpsc::channel(4),
+            reachable: 0,
+            told: String::new(),
+            began: false,
+            changed: tunnel
+                .changed()
+                .and_then(|event| descriptor::watch(event, Interest::READABLE))
+                .map_err(unavailable)?,
+            sessions,
+            signals,
+            config,
+            state,
+            network,
+            tunnel,
+            mesh,
+        };
+        life.set_uplink(uplink);
+        life.set_hosts(&[own]);
+        life.write_resolver()?;
+        Ok(life)
+    }
+
+    /// Joins the parts until it is told to stop.
+    ///
+    /// # Errors
+    /// What makes going on impossible.
+    pub async fn live(&mut self) -> Result<(), Fault> {
+        notify(&[NotifyState::Ready]);
+        if Workload::has_run(self.config) {
+            self.mesh.command(Command::K3sStarted);
+        }
+        tracing::info!(
+            node = %self.config.node.name,
+            cluster = %self.config.cluster.name,
+            addresses = ?settings::overlay_addresses(self.config, self.attempt),
+            "up: namespace, tunnel and control socket are there"
+        );
+        loop {
+            match self.next().await {
+                Happening::Network(event) => self.on_network(event?).await,
+                Happening::Mesh(event) => self.on_mesh(event).await?,
+                Happening::Sessions => self.on_sessions().await?,
+                Happening::Resolved(anchors) => self.mesh.command(Command::Anchors(anchors)),
+                Happening::Workload(Step::Went) => {}
+                Happening::Workload(Step::Lost) => self.workload.clear().await,
+                Happening::Asked(pending) if pending.ask == Ask::Stop => {
+                    let _ = pending.answer.send(Answer::Stopping);
+                    stopping("hepto-node stop");
+                    return Ok(());
+                }
+                Happening::Asked(pending) => self.ask_mesh(pending),
+                Happening::Report(pending, report) => self.answer(pending, &report),
+                Happening::Reload => tracing::warn!(
+                    "reload is not in this version: restart the node to take up a changed config"
+                ),
+                Happening::Stop(why) => {
+                    stopping(why);
+                    return Ok(());
+                }
+                Happening::MeshEnded => {
+                    let fault = Fault::new("E-MESH-THREAD", "the mesh's thread ended");
+                    return Err(fault.fix("start the node again, and report its log"));
+                }
+            }
+            self.tell_status();
+        }
+    }
+
+    async fn next(&mut self) -> Happening {
+        tokio::select! {
+            event = self.network.event() => Happening::Network(event),
+            event = self.mesh.event() => match event {
+                Some(event) => Happening::Mesh(event),
+                None => Happening::MeshEnded,
+            },
+            _ = self.sessions.tick() => Happening::Sessions,
+            Ok(mut guard) = self.changed.readable() => {
+                drain(guard.get_inner());
+                guard.clear_ready();
+                Happening::Sessions
+            }
+            anchors = self.resolver.next() => Happening::Resolved(anchors),
+            step = self.workload.step() => Happening::Workload(step),
+            Some(pending) = self.control.recv() => Happening::Asked(pending),
+            Some((pending, report)) = self.reports.1.recv() => Happening::Report(pending, report),
+            _ = self.signals.hangup.recv() => Happening::Reload,
+            _ = self.signals.terminate.recv() => Happening::Stop("SIGTERM"),
+            _ = self.signals.interrupt.recv() => Happening::Stop("SIGINT"),
+        }
+    }
+
+    /// Stops what runs in the node; gives every failure.
+    pub async fn stop_workload(self) -> Vec<String> {
+        self.workload.stop().await
+    }
+
+    /// Brings the namespace to what is wanted; a failure is logged, and tried again at the next event.
+    async fn converge(&mut self) {
+        match self.network.converge().await {
+            Ok(converged) => self.set_uplink(converged.uplink),
+            Err(error) => tracing::error!(code = error.code(), fix = error.fix(), "{error}"),
+        }
+    }
+
+    fn set_uplink(&mut self, uplink: UplinkState) {
+        self.uplink = uplink;
+        let index = match uplink {
+            UplinkState::Up { ifindex, .. } => Some(ifindex),
+            UplinkState::WaitingForParent => None,
+        };
+        if let Err(error) = self.tunnel.set_uplink(index) {
+            tracing::error!(%error, "cannot bind the mesh's socket to the uplink; restart the node");
+        }
+    }
+
+    async fn on_network(&mut self, event: NetworkEvent) {
+        match event {
+            NetworkEvent::Addresses(addresses) => self.mesh.command(Command::Addresses(addresses)),
+            NetworkEvent::PodRoutes(routes) => {
+                let changes = self.peers.route(routes);
+                self.apply(changes);
+            }
+            NetworkEvent::DuplicateAddress(address) => {
+                tracing::error!(code = "E-NET-ADDR-DUP", %address, "another machine on this network has this address; change one of the two");
+                self.duplicates.insert(address);
+            }
+            NetworkEvent::AddressPending(address) => {
+                tracing::warn!(%address, "this address is not usable yet: check the cable and that {} is up", self.config.network.interface);
+            }
+            NetworkEvent::Parent(change) => {
+                tracing::info!(
+                    interface = self.config.network.interface,
+                    ?change,
+                    "the host's interface changed"
+                );
+                self.duplicates.clear();
+                self.converge().await;
+            }
+            NetworkEvent::UplinkGone | NetworkEvent::FirewallGone | NetworkEvent::Drift => {
+                tracing::warn!(?event, "someone changed the node's network; it is put back");
+                self.converge().await;
+            }
+        }
+    }
+
+    async fn on_mesh(&mut self, event: MeshEvent) -> Result<(), Fault> {
+        match event {
+            MeshEvent::Peer(PeerChange::Set(peer)) => {
+                let public_key = peer.public_key;
+                let changes = self.peers.set(peer);
+                self.apply(changes);
+                self.mesh.command(Command::PeerReady(public_key));
+            }
+            MeshEvent::Peer(PeerChange::Removed { name, .. }) => {
+                let changes = self.peers.remove(&name);
+                self.apply(changes);
+            }
+            MeshEvent::Handshake {
+                public_key,
+                endpoint,
+            } => drop(self.tunnel.handshake(&public_key, endpoint)),
+            MeshEvent::Hosts(entries) => self.set_hosts(&entries),
+            MeshEvent::Attempt(attempt) => {
+                self.attempt = attempt;
+                self.network
+                    .set_overlay_addresses(settings::overlay_networks(self.config, attempt));
+                self.converge().await;
+            }
+            MeshEvent::ResolveAnchors => self.resolver.begin(),
+            MeshEvent::Notice(notice) => self.on_notice(notice),
+        }
+        Ok(())
+    }
+
+    fn on_notice(&mut self, notice: Notice) {
+        if let Notice::AnchorAnswers { .. } = notice {
+            self.notices
+                .retain(|_, notice| !matches!(notice, Notice::NoAnchorAnswers { .. }));
+        }
+        if !notice.is_problem() {
+            return tracing::info!(code = notice.code(), "{notice}");
+        }
+        tracing::warn!(code = notice.code(), fix = notice.fix(), "{notice}");
+        if self.notices.len() < NOTICES_KEPT {
+            self.notices.insert(notice.to_string(), notice);
+        }
+    }
+
+    /// Tells the mesh of the tunnel's sessions, and begins the workload when they allow it.
+    async fn on_sessions(&mut self) -> Result<(), Fault> {
+        let peers = self.tunnel.peers();
+        let live = |age: Option<Duration>| age.is_some_and(|age| age < SESSION_LIFE);
+        let master = self.peers.key(&self.config.cluster.master);
+        let master_live = peers
+            .iter()
+            .any(|peer| Some(peer.public_key) == master && live(peer.last_handshake));
+        self.workload.master_live(master_live);
+        self.reachable = peers
+            .iter()
+            .filter(|peer| live(peer.last_handshake))
+            .count();
+        let met = self.reachable > 0;
+        let session = |peer: PeerReport| Session {
+            public_key: peer.public_key,
+            age: peer.last_handshake,
+            endpoint: peer.endpoint,
+            wants: peer.wants_session,
+            stale_clock: peer.stale_clock,
+        };
+        self.mesh
+            .command(Command::Sessions(peers.into_iter().map(session).collect()));
+        if self.workload.due(self.config, met) {
+            self.mesh.command(Command::K3sStarted);
+            let began = self
+                .workload
+                .begin(self.config, self.attempt, &self.hosts, &self.resolv_conf)
+                .await;
+            // Once it ran, a failure is tried again; at the start it ends the node, with what mends it.
+            match began {
+                Err(fault) if self.began => tracing::error!("{fault}"),
+                other => other?,
+            }
+            self.began = true;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Set(config) => self.tunnel.set_peer(config),
+                Change::Remove(public_key) => self.tunnel.remove_peer(&public_key),
+            }
+        }
+    }
+
+    fn set_hosts(&mut self, entries: &[(NodeName, Vec<IpAddr>)]) {
+        let named: Vec<_> = entries
+            .iter()
+            .map(|(name, addresses)| (name.to_string(), addresses.clone()))
+            .collect();
+        self.hosts = sandbox::hosts(&named);
+        if let Err(error) = sandbox::write_hosts(self.state.run_directory(), &self.hosts) {
+            tracing::warn!("new nodes are not found by name until this is mended: {error}");
+        }
+    }
+
+    /// Writes what the node's network needs beside its hosts, before anything runs in it.
+    fn write_resolver(&mut self) -> Result<(), Fault> {
+        let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let own = host_addresses().unwrap_or_default();
+        let own: Vec<IpAddr> = own.into_iter().map(|host| host.address).collect();
+        self.resolv_conf = match sandbox::resolv_conf(&self.config.network.dns, &host, &own) {
+            Ok(text) => text,
+            // Pods cannot do without; a mesh alone can.
+            Err(error) if self.config.k3s.is_none() => {
+                tracing::warn!(fix = error.fix(), "{error}");
+                String::new()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(sandbox::write_network(
+            self.state.run_directory(),
+            &self.hosts,
+            &self.resolv_conf,
+        )?)
+    }
+
+    /// Asks the mesh's thread for its report; the answer goes out when that came, without holding up the loop.
+    fn ask_mesh(&self, pending: Pending) {
+        let (sender, receiver) = oneshot::channel();
+        self.mesh.command(Command::Report(sender));
+        let reports = self.reports.0.clone();
+        tokio::spawn(async move {
+            if let Ok(report) = receiver.await {
+                let _ = reports.send((pending, report)).await;
+            }
+        });
+    }
+
+    fn answer(&self, pending: Pending, report: &Report) {
+        let answer = match pending.ask {
+            Ask::Peers => Answer::Peers(self.peer_statuses(report)),
+            Ask::Status | Ask::Stop => Answer::Status(Box::new(self.status(report))),
+        };
+        // Who asked may have gone away.
+        let _ = pending.answer.send(answer);
+    }
+
+    /// What `systemctl status` shows, when it changed.
+    fn tell_status(&mut self) {
+        let k3s = self
+            .workload
+            .report(self.config)
+            .map_or("no k3s".into(), |k3s| format!("k3s {}", k3s.state));
+        let text = format!(
+            "{} of {} other nodes reachable, {k3s}",
+            self.reachable,
+            self.peers.len()
+        );
+        if text != self.told {
+            notify(&[NotifyState::Status(&text)]);
+            self.told = text;
+        }
+    }
+}
+
+fn stopping(why: &str) {
+    notify(&[NotifyState::Stopping]);
+    tracing::info!(why, "stopping");
+}
+
+/// Tells the service manager, where there is one.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+/// Empties an eventfd (eventfd(2)), so that it is readable again at the next change.
+fn drain(event: &OwnedFd) {
+    let _ = rustix::io::read(event, &mut [0; 8]);
+}
