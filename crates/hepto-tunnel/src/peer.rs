@@ -409,14 +409,14 @@ impl State {
         None
     }
 
-    /// A handshake was answered: the place that it went to has served.
-    pub(crate) fn established(&mut self) {
-        self.attempt = None;
+    /// A handshake was valid, so the peer's clock is not behind.
+    pub(crate) fn shook(&mut self) {
         self.stale = None;
     }
 
-    /// Remembers that there is a session. False when that is news.
+    /// There is a session: the place that initiations went to has served. False when that is news.
     pub(crate) fn note_session(&mut self) -> bool {
+        self.attempt = None;
         std::mem::replace(&mut self.had_session, true)
     }
 
@@ -443,5 +443,51 @@ impl State {
             }
         }
         (packets, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cluster has at most a few hundred: they must not weigh.
+    #[test]
+    fn a_peer_is_small() {
+        assert!(
+            size_of::<Peer>() <= 32 * 1024,
+            "{} bytes",
+            size_of::<Peer>()
+        );
+    }
+
+    #[test]
+    fn what_the_peer_has_shown_goes_before_what_is_suggested() {
+        let config = PeerConfig {
+            public_key: [2; 32],
+            preshared_key: [0; 32],
+            allowed_ips: vec![],
+            endpoint: "192.0.2.1:1".parse().ok(),
+        };
+        let door = Door::new([1; 32]);
+        let peer = Peer::new(&door, &config, 1);
+        let remote = |peer: &Peer| peer.endpoint().map(|endpoint| endpoint.remote.to_string());
+        peer.suggest("192.0.2.2:2".parse().expect("an address"));
+        assert_eq!(remote(&peer).as_deref(), Some("192.0.2.2:2"));
+        let local = Some("192.0.2.9".parse().expect("an address"));
+        let heard = Endpoint {
+            remote: "192.0.2.3:3".parse().expect("an address"),
+            local,
+        };
+        peer.learn(heard);
+        peer.suggest("192.0.2.4:4".parse().expect("an address"));
+        assert_eq!(peer.endpoint(), Some(heard));
+        let renewed = Peer::new(&door, &config, 2);
+        renewed.inherit(&peer);
+        assert_eq!(renewed.endpoint(), Some(heard));
+        // Only the endpoint that failed is given up, not one that was learned meanwhile.
+        peer.unbind(Some(Endpoint::unbound(heard.remote)));
+        assert_eq!(peer.endpoint(), Some(heard));
+        peer.unbind(Some(heard));
+        assert_eq!(peer.endpoint(), Some(Endpoint::unbound(heard.remote)));
     }
 }

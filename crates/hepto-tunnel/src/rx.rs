@@ -243,12 +243,12 @@ impl Receiver {
             // An initiation shows that the peer was once there, not that it is: its answer goes there, traffic does
             // not yet.
             Opened::Answer { length } => {
-                state.established();
+                state.shook();
                 drop(state);
                 self.post(&out[..length], endpoint);
             }
             Opened::Established { length } => {
-                state.established();
+                state.shook();
                 peer.learn(endpoint);
                 self.outbox.write(&out[..length], endpoint);
                 release(peer, &mut state, endpoint, &mut self.outbox, shared);

@@ -1,9 +1,12 @@
 //! `hepto-timer`: lets time pass for every peer, four times a second.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::time::Instant;
 
+use crate::address::Endpoint;
 use crate::counter::Drop;
+use crate::peer::Peer;
 use crate::protocol::HANDSHAKE;
 use crate::tunnel::Shared;
 
@@ -18,17 +21,14 @@ pub(crate) fn run(shared: &Shared) {
         shared.door.new_second();
         live.clear();
         let now = Instant::now();
-        let mut changed = false;
+        let (mut changed, mut blocked) = (false, false);
         for entry in shared.table.load().entries() {
             let ticked = entry.peer.tick(now, &shared.patience, &mut out);
             changed |= ticked.changed;
             live.extend(ticked.live);
             shared.meter.drop(Drop::NoSession, ticked.dropped);
-            if let Some((length, endpoint)) = ticked.message
-                && shared.socket.send(&out[..length], &endpoint).is_err()
-            {
-                // Our address may have gone; without it the next attempt leaves from another.
-                entry.peer.unbind(Some(endpoint));
+            if let Some((length, endpoint)) = ticked.message {
+                send(&out[..length], endpoint, &mut blocked, &entry.peer, shared);
             }
         }
         if **shared.live.load() != live {
@@ -37,5 +37,20 @@ pub(crate) fn run(shared: &Shared) {
         if changed {
             shared.changed.raise();
         }
+    }
+}
+
+/// Sends what a tick wrote. It waits for room at most once a tick, not once a peer.
+fn send(message: &[u8], endpoint: Endpoint, blocked: &mut bool, peer: &Peer, shared: &Shared) {
+    let sent = if *blocked {
+        shared.socket.try_send(message, &endpoint)
+    } else {
+        shared.socket.send(message, &endpoint)
+    };
+    match sent {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::WouldBlock => *blocked = true,
+        // Our address may have gone; without it the next attempt leaves from another.
+        Err(_) => peer.unbind(Some(endpoint)),
     }
 }

@@ -118,6 +118,14 @@ impl Outbox {
             match self.send_from(next, socket) {
                 Ok(sent) => next += sent,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The link takes nothing: to wait for each of the others as long as for this one helps nobody.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    flushed.lost += self.letters[next..]
+                        .iter()
+                        .map(|letter| letter.count as u64)
+                        .sum::<u64>();
+                    break;
+                }
                 Err(error) => {
                     self.retry(&self.letters[next], &error, socket, &mut flushed);
                     next += 1;

@@ -86,6 +86,19 @@ impl Home {
         )
     }
 
+    /// Waits until the kernel delivers to `address`: it makes the route to an IPv6 address of its own a little after
+    /// the address.
+    pub fn settle(&self, address: &str) {
+        let socket = self.udp(address);
+        let itself = socket.local_addr().expect("bound");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .expect("a timeout");
+        wait("the address to be usable", SOON, || {
+            socket.send_to(b"me", itself).is_ok() && socket.recv(&mut [0; 2]).is_ok()
+        });
+    }
+
     pub fn udp(&self, address: &str) -> UdpSocket {
         self.run(|| UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}")))
     }
@@ -129,6 +142,7 @@ impl Node {
         home.ip(&format!("link set hepto0 mtu {MTU} up"));
         home.ip(&format!("addr add 10.44.0.{number}/16 dev hepto0"));
         home.ip(&format!("addr add fd44::{number}/64 dev hepto0 nodad"));
+        home.settle(&format!("[fd44::{number}]:0"));
         Node {
             home,
             tunnel,

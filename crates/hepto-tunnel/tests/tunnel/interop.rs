@@ -72,6 +72,7 @@ impl Foreign {
         foreign.home.ip(&format!("link set hepto0 mtu {MTU} up"));
         foreign.home.ip("addr add 10.44.0.2/16 dev hepto0");
         foreign.home.ip("addr add fd44::2/64 dev hepto0 nodad");
+        foreign.home.settle("[fd44::2]:0");
         foreign
     }
 
@@ -130,7 +131,9 @@ fn echo(from: &UdpSocket, to: &UdpSocket, lengths: &[usize]) {
     for &length in lengths {
         let payload: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
         from.send_to(&payload, target).expect("sent");
-        let (received, _) = to.recv_from(&mut buffer).expect("it arrives");
+        let (received, _) = to
+            .recv_from(&mut buffer)
+            .unwrap_or_else(|error| panic!("{length} bytes to {target}: {error}"));
         assert_eq!(
             &buffer[..received],
             &payload[..],
@@ -149,6 +152,7 @@ fn talk(node: &Node, foreign: &Foreign) {
         echo(&a, &b, &lengths);
         echo(&b, &a, &lengths);
     }
+    crate::offload::between(&node.home, &foreign.home);
 }
 
 #[test]

@@ -135,3 +135,17 @@ fn names_that_the_kernel_refuses_are_refused_first() {
         );
     }
 }
+
+#[test]
+fn an_interface_that_is_deleted_is_survived() {
+    let (a, b) = pair();
+    a.home.ip("link del hepto0");
+    b.tunnel
+        .handshake(&public(1), "192.0.2.1:51820".parse().expect("an address"));
+    wait("the network side to go on", SOON, || {
+        b.report(1).last_handshake < Some(Duration::from_millis(500))
+    });
+    let started = Instant::now();
+    a.tunnel.stop();
+    assert!(started.elapsed() < Duration::from_secs(1));
+}

@@ -1,14 +1,14 @@
 //! The same traffic over every rung of the ladder: what arrives is what was sent.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hepto_tunnel::Offload;
 
-use crate::home::{MTU, Node, PSK, SOON, homes, wait};
+use crate::home::{Home, MTU, Node, PSK, SOON, homes, wait};
 
 /// Bytes of a stream, each way. A prime, so that no burst ends where a segment does.
 const STREAM: usize = 8_000_009;
@@ -57,11 +57,14 @@ fn exchange(stream: &TcpStream, sends: usize, reads: usize) {
 }
 
 fn streams(a: &Node, b: &Node) {
+    between(&a.home, &b.home);
+}
+
+/// Streams of both families between two homes whose inner addresses end in 1 and 2.
+pub fn between(near: &Home, far: &Home) {
     for address in ["10.44.0.2:7000", "[fd44::2]:7000"] {
-        let listener = b.home.run(|| TcpListener::bind(address).expect("a port"));
-        let near = a
-            .home
-            .run(|| TcpStream::connect(address).expect("a connection"));
+        let listener = far.run(|| TcpListener::bind(address).expect("a port"));
+        let near = near.run(|| TcpStream::connect(address).expect("a connection"));
         let (far, _) = listener.accept().expect("the connection");
         std::thread::scope(|scope| {
             scope.spawn(|| exchange(&near, 1, 2));
@@ -153,6 +156,69 @@ fn streams_and_bursts_are_whole_on_every_rung() {
             assert_eq!(node.tunnel.offload(), expected, "no rung broke");
         }
     }
+}
+
+/// Packets that the wire cannot carry whole are fragmented outside the tunnel, also those of a train.
+#[test]
+fn a_wire_below_the_tunnels_needs_is_slow_but_whole() {
+    let (a, b) = nodes(Offload::ALL, Offload::ALL);
+    for node in [&a, &b] {
+        node.home.ip("link set wire mtu 1300");
+    }
+    streams(&a, &b);
+    bursts(&a, &b);
+}
+
+/// A path that sends every seventh datagram twice and swaps every third with its successor.
+fn bad_path(from: &UdpSocket, to: &UdpSocket, target: &str, ends: &AtomicBool) {
+    let (mut buffer, mut held) = (vec![0; 1 << 16], Vec::new());
+    from.set_read_timeout(Some(Duration::from_millis(20)))
+        .expect("a timeout");
+    let send = |bytes: &[u8]| to.send_to(bytes, target).map(drop).unwrap_or_default();
+    let mut number = 0u32;
+    while !ends.load(Ordering::Relaxed) {
+        let Ok(length) = from.recv(&mut buffer) else {
+            if !held.is_empty() {
+                send(&std::mem::take(&mut held));
+            }
+            continue;
+        };
+        number += 1;
+        if number.is_multiple_of(3) && held.is_empty() {
+            held = buffer[..length].to_vec();
+            continue;
+        }
+        send(&buffer[..length]);
+        if number.is_multiple_of(7) {
+            send(&buffer[..length]);
+        }
+        if !held.is_empty() {
+            send(&std::mem::take(&mut held));
+        }
+    }
+}
+
+#[test]
+fn a_stream_over_a_path_that_reorders_and_duplicates_is_whole() {
+    let (a, b) = homes();
+    let (a, b) = (Node::start(a, 1, |_| {}), Node::start(b, 2, |_| {}));
+    a.know(2, PSK);
+    b.know(1, PSK);
+    // Between them: `a` sees the path as the peer, and so does `b`.
+    let (near, far) = (b.home.udp("192.0.2.2:9000"), b.home.udp("192.0.2.2:9001"));
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| bad_path(&near, &far, "192.0.2.2:51820", &ends));
+        scope.spawn(|| bad_path(&far, &near, "192.0.2.1:51820", &ends));
+        a.connect(2, "192.0.2.2:9000");
+        streams(&a, &b);
+        ends.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        a.tunnel.counters().unauthentic > 0 && b.tunnel.counters().unauthentic > 0,
+        "duplicates are refused"
+    );
+    assert_eq!(a.tunnel.offload(), b.tunnel.offload());
 }
 
 /// A stream that goes on while the sender's address changes and sessions are renewed.
