@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::{Error, Role, Settings, argument, binary};
+use crate::sandbox;
 
 /// What says that hepto-node founded the cluster whose data lies here, so that its defaults still hold.
 const FOUNDED: &str = "founded-by-hepto";
@@ -116,73 +117,52 @@ impl Folder {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+/// Checks the binary and writes the files; whether the config file is another than the last time.
+pub fn prepare(settings: &mut Settings) -> Result<bool, Error> {
+    binary::check(&settings.binary)?;
+    let etc = Folder::open(outside(&settings.directory, argument::ETC))?;
+    if settings.arguments.role == Role::Server {
+        settings.arguments.founded = etc.founded(&outside(&settings.directory, argument::DATA))?;
     }
-
-    #[test]
-    fn secrets_are_for_root_alone_whatever_lay_there() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("etc/k3s");
-        let folder = Folder::open(path.clone()).unwrap();
-        for leftover in ["token", ".token.new"] {
-            fs::write(path.join(leftover), "old").unwrap();
-            fs::set_permissions(path.join(leftover), fs::Permissions::from_mode(0o644)).unwrap();
-        }
-        let (token, agent_token) = (
-            Zeroizing::new("master".to_owned()),
-            Zeroizing::new("agent".to_owned()),
-        );
-        folder
-            .secrets(&Secret::Server {
-                token,
-                agent_token: agent_token.clone(),
-            })
-            .unwrap();
-        assert_eq!(mode(&path), 0o700);
-        for (name, text) in [("token", "master"), ("agent-token", "agent")] {
-            assert_eq!(mode(&path.join(name)), 0o600, "{name}");
-            assert_eq!(fs::read_to_string(path.join(name)).unwrap(), text);
-        }
-        assert!(!path.join(".token.new").exists());
-
-        folder
-            .secrets(&Secret::Agent { token: agent_token })
-            .unwrap();
-        assert!(
-            !path.join("agent-token").exists(),
-            "a master that became an agent forgets the other token"
-        );
-        assert_eq!(fs::read_to_string(path.join("token")).unwrap(), "agent");
-    }
-
-    #[test]
-    fn a_cluster_that_was_founded_stays_so_and_an_older_one_never_becomes_it() {
-        let home = tempfile::tempdir().unwrap();
-        let data = home.path().join("data");
-        let new = Folder::open(home.path().join("new")).unwrap();
-        assert!(new.founded(&data).unwrap());
-        fs::create_dir_all(data.join("server/db")).unwrap();
-        assert!(
-            new.founded(&data).unwrap(),
-            "its own datastore is no reason to think it older"
-        );
-        let old = Folder::open(home.path().join("old")).unwrap();
-        assert!(!old.founded(&data).unwrap());
-        assert!(!old.founded(&data).unwrap());
-    }
-
-    #[test]
-    fn secrets_do_not_print() {
-        let secret = Secret::Agent {
-            token: Zeroizing::new("hunter2".to_owned()),
-        };
-        assert!(!format!("{secret:?}").contains("hunter2"));
-    }
+    etc.secrets(&settings.secret)?;
+    etc.write("resolv.conf", settings.resolv_conf.as_bytes())?;
+    let config = argument::render(&settings.arguments);
+    let changed = etc
+        .read("config.yaml")
+        .is_some_and(|before| before != config);
+    etc.write("config.yaml", config.as_bytes())?;
+    spare_oom_scores(&settings.directory, sandbox::can_lower_oom_score())?;
+    Ok(changed)
 }
+
+/// Without CAP_SYS_RESOURCE runc cannot lower the score of any container, and every pod fails: then containerd is
+/// told to leave it, by one of the files that k3s's own configuration imports (from v1.31.6 on).
+fn spare_oom_scores(directory: &Path, can_lower: bool) -> Result<(), Error> {
+    const NAME: &str = "hepto-oom-score.toml";
+    let path = outside(
+        directory,
+        &format!("{}/agent/etc/containerd/config-v3.toml.d", argument::DATA),
+    );
+    if can_lower {
+        return if path.join(NAME).exists() {
+            Folder::open(path)?.remove(NAME)
+        } else {
+            Ok(())
+        };
+    }
+    tracing::warn!(
+        "CAP_SYS_RESOURCE is missing, so a pod's rank for the OOM killer cannot be lowered; give hepto-node the \
+         capability to have it back"
+    );
+    let text = "[plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n";
+    Folder::open(path)?.write(NAME, text.as_bytes())
+}
+
+/// Where the host sees a file of k3s.
+pub fn outside(directory: &Path, inside: &str) -> PathBuf {
+    sandbox::outside(directory, Path::new(inside))
+        .expect("k3s's folders are among those that the sandbox binds")
+}
+
+#[cfg(test)]
+mod tests;

@@ -82,8 +82,6 @@ pub enum Event {
     SandboxGone,
     /// The operator wants the node to stop.
     Stop,
-    /// k3s, pods and sandbox are gone.
-    Stopped,
 }
 
 /// What the driver has to do.
@@ -244,7 +242,6 @@ impl Lifecycle {
                     self.actions.clear();
                 }
             }
-            Event::Stopped => self.stage = Stage::Stopped,
         }
         self.mark(now, before);
     }

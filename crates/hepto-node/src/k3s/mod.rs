@@ -5,6 +5,7 @@
 //! is none of k3s's business.
 
 pub mod argument;
+mod binary;
 mod environment;
 pub mod file;
 mod https;
@@ -31,8 +32,6 @@ use crate::sandbox::{self, Program, Sandbox};
 const ID: &str = "k3s";
 /// Where k3s's output goes, as the node sees it.
 const LOG: &str = "/var/log/k3s.log";
-/// Folders that are the node's own, so that a binary of the host in them is not seen inside.
-const PRIVATE: [&str; 5] = ["/run", "/tmp", "/dev/shm", "/var/log", "/etc/rancher"];
 /// How long to wait for a running init to tell of its programs. One that is slower is met all the same: the start of a
 /// second k3s is refused, and the first one's events arrive.
 const REPLAY: Duration = Duration::from_secs(1);
@@ -165,7 +164,7 @@ impl Supervisor {
         sandbox: Sandbox,
         enter: Enter,
     ) -> Result<Supervisor, (Error, Sandbox)> {
-        let changed = match prepare(&mut settings) {
+        let changed = match file::prepare(&mut settings) {
             Ok(changed) => changed,
             Err(error) => return Err((error, sandbox)),
         };
@@ -223,11 +222,6 @@ impl Supervisor {
     /// Tells whether the master is a live peer. An agent's k3s starts only then.
     pub fn master_live(&mut self, live: bool) {
         self.machine.handle(Instant::now(), Event::Master { live });
-    }
-
-    /// The sandbox, for its hosts file and its pids.
-    pub fn sandbox(&self) -> &Sandbox {
-        &self.sandbox
     }
 
     /// What the operator is told.
@@ -365,7 +359,7 @@ impl Supervisor {
         Target {
             role: arguments.role,
             node: arguments.node.clone(),
-            data: outside(&self.settings.directory, argument::DATA),
+            data: file::outside(&self.settings.directory, argument::DATA),
             address: bound.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
         }
     }
@@ -401,76 +395,6 @@ impl Supervisor {
     }
 }
 
-/// Checks the binary and writes the files. Whether the config file is another than the last time.
-fn prepare(settings: &mut Settings) -> Result<bool, Error> {
-    check_binary(&settings.binary)?;
-    let etc = file::Folder::open(outside(&settings.directory, argument::ETC))?;
-    if settings.arguments.role == Role::Server {
-        settings.arguments.founded = etc.founded(&outside(&settings.directory, argument::DATA))?;
-    }
-    etc.secrets(&settings.secret)?;
-    etc.write("resolv.conf", settings.resolv_conf.as_bytes())?;
-    let config = argument::render(&settings.arguments);
-    let changed = etc
-        .read("config.yaml")
-        .is_some_and(|before| before != config);
-    etc.write("config.yaml", config.as_bytes())?;
-    spare_oom_scores(&settings.directory, sandbox::can_lower_oom_score())?;
-    Ok(changed)
-}
-
-/// Without CAP_SYS_RESOURCE runc cannot lower the score of any container, and every pod fails: then containerd is
-/// told to leave it, by one of the files that k3s's own configuration imports (from v1.31.6 on).
-fn spare_oom_scores(directory: &Path, can_lower: bool) -> Result<(), Error> {
-    const NAME: &str = "hepto-oom-score.toml";
-    let path = outside(
-        directory,
-        &format!("{}/agent/etc/containerd/config-v3.toml.d", argument::DATA),
-    );
-    if can_lower {
-        return if path.join(NAME).exists() {
-            file::Folder::open(path)?.remove(NAME)
-        } else {
-            Ok(())
-        };
-    }
-    tracing::warn!(
-        "CAP_SYS_RESOURCE is missing, so a pod's rank for the OOM killer cannot be lowered; give hepto-node the \
-         capability to have it back"
-    );
-    let text = "[plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n";
-    file::Folder::open(path)?.write(NAME, text.as_bytes())
-}
-
-fn check_binary(path: &Path) -> Result<(), Error> {
-    let refuse = |why: String| {
-        Err(Error::Binary {
-            path: path.to_owned(),
-            why,
-        })
-    };
-    if !path.is_absolute() {
-        return refuse("it has to be a whole path".into());
-    }
-    if let Some(folder) = PRIVATE.iter().find(|folder| path.starts_with(folder)) {
-        return refuse(format!("{folder} of the host is not seen inside the node"));
-    }
-    match std::fs::metadata(path) {
-        Err(error) => refuse(error.to_string()),
-        Ok(metadata) if !metadata.is_file() => refuse("it is not a file".into()),
-        Ok(_) => match nix::unistd::access(path, nix::unistd::AccessFlags::X_OK) {
-            Err(_) => refuse("it is not executable".into()),
-            Ok(()) => Ok(()),
-        },
-    }
-}
-
-/// Where the host sees a file of k3s.
-fn outside(directory: &Path, inside: &str) -> PathBuf {
-    sandbox::outside(directory, Path::new(inside))
-        .expect("k3s's folders are among those that the sandbox binds")
-}
-
 /// How k3s ended, in words.
 struct Ended(sandbox::Status);
 
@@ -503,6 +427,3 @@ async fn sleep_until(due: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,31 +1,70 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::k3s::Arguments;
 
-fn why(path: &Path) -> String {
-    match check_binary(path) {
-        Err(Error::Binary { why, .. }) => why,
-        other => panic!("{other:?}"),
-    }
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
 #[test]
-fn a_binary_that_the_node_could_not_start_is_refused_with_the_reason() {
-    // Beside the test itself, not in /tmp, which is itself a reason.
-    let beside = std::env::current_exe().unwrap();
-    let folder = tempfile::tempdir_in(beside.parent().unwrap()).unwrap();
-    let plain = folder.path().join("k3s");
-    assert!(why(&plain).contains("No such file"));
-    std::fs::write(&plain, "").unwrap();
-    assert_eq!(why(&plain), "it is not executable");
-    std::fs::set_permissions(&plain, std::fs::Permissions::from_mode(0o755)).unwrap();
-    check_binary(&plain).unwrap();
-    assert_eq!(why(folder.path()), "it is not a file");
-    assert_eq!(why(Path::new("k3s")), "it has to be a whole path");
-    assert_eq!(
-        why(Path::new("/tmp/k3s")),
-        "/tmp of the host is not seen inside the node"
+fn secrets_are_for_root_alone_whatever_lay_there() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("etc/k3s");
+    let folder = Folder::open(path.clone()).unwrap();
+    for leftover in ["token", ".token.new"] {
+        fs::write(path.join(leftover), "old").unwrap();
+        fs::set_permissions(path.join(leftover), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let (token, agent_token) = (
+        Zeroizing::new("master".to_owned()),
+        Zeroizing::new("agent".to_owned()),
     );
+    folder
+        .secrets(&Secret::Server {
+            token,
+            agent_token: agent_token.clone(),
+        })
+        .unwrap();
+    assert_eq!(mode(&path), 0o700);
+    for (name, text) in [("token", "master"), ("agent-token", "agent")] {
+        assert_eq!(mode(&path.join(name)), 0o600, "{name}");
+        assert_eq!(fs::read_to_string(path.join(name)).unwrap(), text);
+    }
+    assert!(!path.join(".token.new").exists());
+
+    folder
+        .secrets(&Secret::Agent { token: agent_token })
+        .unwrap();
+    assert!(
+        !path.join("agent-token").exists(),
+        "a master that became an agent forgets the other token"
+    );
+    assert_eq!(fs::read_to_string(path.join("token")).unwrap(), "agent");
+}
+
+#[test]
+fn a_cluster_that_was_founded_stays_so_and_an_older_one_never_becomes_it() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let new = Folder::open(home.path().join("new")).unwrap();
+    assert!(new.founded(&data).unwrap());
+    fs::create_dir_all(data.join("server/db")).unwrap();
+    assert!(
+        new.founded(&data).unwrap(),
+        "its own datastore is no reason to think it older"
+    );
+    let old = Folder::open(home.path().join("old")).unwrap();
+    assert!(!old.founded(&data).unwrap());
+    assert!(!old.founded(&data).unwrap());
+}
+
+#[test]
+fn secrets_do_not_print() {
+    let secret = Secret::Agent {
+        token: Zeroizing::new("hunter2".to_owned()),
+    };
+    assert!(!format!("{secret:?}").contains("hunter2"));
 }
 
 fn settings(role: Role, directory: &Path) -> Settings {
@@ -55,7 +94,7 @@ fn settings(role: Role, directory: &Path) -> Settings {
         directory: directory.to_owned(),
         resolv_conf: "nameserver 192.0.2.1\n".into(),
         unproxied: vec![],
-        drain: Duration::from_secs(30),
+        drain: std::time::Duration::from_secs(30),
     }
 }
 
