@@ -47,30 +47,30 @@ const VARIABLES: &[(&str, &str, &str, Kind)] = &[
 /// Where k3s is looked for when the inventory names no other place.
 const K3S_BINARY: &str = "/usr/local/bin/k3s";
 
+/// How a router outside every prefix is written in an inventory, in a host's line.
+const ONLINK: &str = "correct it or the prefix; if the router is meant to be reached so: \
+                      gw='[{\"via\": \"ADDRESS\", \"onlink\": True}]'";
+
 /// The variables that mean something.
 pub fn names() -> impl Iterator<Item = &'static str> {
     VARIABLES.iter().map(|(name, ..)| *name)
 }
 
-/// The items of a list, or of text with commas.
-pub fn items(variable: &Variable) -> Vec<String> {
+/// The words of a list, or of text with commas.
+pub fn items(variable: &Variable) -> Vec<&str> {
     match &variable.value {
-        Literal::List(items) => items
-            .iter()
-            .map(|item| match item {
-                Literal::Text(text) | Literal::Number(text) => text.trim().to_owned(),
-                other => format!("{other:?}"),
-            })
-            .collect(),
-        _ => {
-            let items = variable
-                .text()
-                .unwrap_or_default()
-                .split(',')
-                .map(str::trim)
-                .filter(|item| !item.is_empty());
-            items.map(str::to_owned).collect()
+        Literal::List(items) => items.iter().filter_map(word).collect(),
+        value => {
+            let items = word(value).unwrap_or_default().split(',').map(str::trim);
+            items.filter(|item| !item.is_empty()).collect()
         }
+    }
+}
+
+fn word(value: &Literal) -> Option<&str> {
+    match value {
+        Literal::Text(text) | Literal::Number(text) => Some(text.trim()),
+        _ => None,
     }
 }
 
@@ -189,6 +189,9 @@ impl Draft {
             found.span =
                 Some(origin.map_or_else(|| self.place.clone(), |(_, place)| place.clone()));
             found.related = None;
+            if found.code == "E-NET-GW-OUTSIDE" {
+                found.fix = Some(ONLINK.to_owned());
+            }
             found
         });
         self.found.iter().cloned().chain(moved).collect()
@@ -225,9 +228,31 @@ fn value(variable: &Variable, kind: Kind) -> Result<String, String> {
         (Kind::List, Literal::Dict(_) | Literal::Nothing | Literal::Truth(_)) => {
             refuse("write a list as in [\"one\", \"two\"], or words with commas between")
         }
+        (Kind::List, Literal::List(items)) => {
+            match items.iter().map(item).collect::<Option<Vec<_>>>() {
+                Some(items) => Ok(format!("[{}]", items.join(", "))),
+                None => refuse("write a list of words, as in [\"one\", \"two\"]"),
+            }
+        }
         (Kind::List, _) => {
-            let items: Vec<String> = items(variable).iter().map(|item| quoted(item)).collect();
+            let items: Vec<String> = items(variable).into_iter().map(quoted).collect();
             Ok(format!("[{}]", items.join(", ")))
         }
     }
+}
+
+/// One of a list as TOML: a word, or a dict of words as a gateway may be.
+fn item(value: &Literal) -> Option<String> {
+    let Literal::Dict(pairs) = value else {
+        return word(value).map(quoted);
+    };
+    let pairs = pairs.iter().map(|(key, value)| {
+        let key = word(key).filter(|key| key.bytes().all(|byte| byte.is_ascii_lowercase()))?;
+        match value {
+            Literal::Truth(truth) => Some(format!("{key} = {truth}")),
+            value => Some(format!("{key} = {}", quoted(word(value)?))),
+        }
+    });
+    let pairs: Vec<String> = pairs.collect::<Option<_>>()?;
+    Some(format!("{{ {} }}", pairs.join(", ")))
 }

@@ -100,7 +100,7 @@ fn keys_are_never_shown() {
 fn optional_variables_and_other_ways_to_write_them() {
     let text = GUIDE
         .replace("mtu=1400", "mtu=\"1500\"")
-        .replace("gw=2001:1234::ffff,192.168.123.254 network", "gw='[\"fe80::1\"]' k3s_enabled=False network")
+        .replace("gw=2001:1234::ffff,192.168.123.254 network", "gw='[\"fe80::1\", {\"via\": \"198.51.100.1\", \"onlink\": True}]' k3s_enabled=False network")
         .replace("[cluster:vars]", "[cluster:vars]\ncluster_name=acides\nmesh_port=51821\ndns=192.168.123.254\nk3s_args=['--debug']");
     let (nodes, said) = import(&text);
     let nodes = nodes.unwrap_or_else(|| panic!("{said}"));
@@ -154,6 +154,7 @@ fn nodes_that_are_refused() {
         ("gw=2001:1234::ffff", "gw=2001:1235::ffff"),
         ("mtu=1400", "mtu=lots"),
         ("mtu=1400", "mtu={}"),
+        ("mtu=1400", "dns=[[1]]"),
         ("overlay_key=", "overlay_key=x"),
         (CLUSTER, OVERLAY),
         ("network_mode=macvlan", "netwrk_mode=macvlan owner=paul"),
