@@ -65,9 +65,17 @@ impl Hands<'_> {
             Action::SetToken(token) => self.node.set_token(link, *token).await,
             // Overlay addresses are the node's by computation, and there is no one to ask on a TUN.
             Action::AddAddress(net) => {
-                self.node
+                let added = self
+                    .node
                     .add_address(link, *net, subject != Subject::Overlay)
-                    .await
+                    .await;
+                added.map_err(|error| match error.errno() {
+                    // An ipvlan's answer; a macvlan leaves it to duplicate address detection.
+                    Some(errno) if errno == Errno::EADDRINUSE as i32 => Error::AddressTaken {
+                        address: net.addr(),
+                    },
+                    _ => error,
+                })
             }
             Action::RemoveAddress(net) => self.node.remove_address(link, *net).await,
             Action::AddDefault { gateway, metric } => {
@@ -179,15 +187,23 @@ impl Hands<'_> {
                 namespace,
             },
         };
-        self.host.add_link(link).await.map_err(|error| match error {
-            error if no_driver(&error) => Error::NoDriver { kind },
-            // One receiver a parent: an ipvlan's, a macvlan's or a bridge's, also one in a namespace not seen from here.
-            error if error.errno() == Some(Errno::EBUSY as i32) => Error::ParentKind {
+        self.host.add_link(link).await.map_err(|error| {
+            let refused = |why: &str| Error::ParentKind {
                 parent: parent.into(),
                 kind,
-                why: "it carries links of another kind, in this or another namespace".into(),
-            },
-            error => error,
+                why: why.into(),
+            };
+            match error.errno().map(Errno::from_raw) {
+                _ if no_driver(&error) => Error::NoDriver { kind },
+                // One receiver a parent: an ipvlan's, a macvlan's or a bridge's, seen from here or not.
+                Some(Errno::EBUSY) => {
+                    refused("it carries links of another kind, in this or another namespace")
+                }
+                Some(Errno::EINVAL) => refused(
+                    "it is no Ethernet link, or one macvlan has it all for itself (passthru)",
+                ),
+                _ => error,
+            }
         })
     }
 }

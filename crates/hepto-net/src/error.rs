@@ -60,6 +60,12 @@ pub enum Error {
         /// The host's interface that carries it.
         link: String,
     },
+    /// Another ipvlan on the same parent has the address.
+    #[error("{address} is already the address of another ipvlan on this host")]
+    AddressTaken {
+        /// The address asked for.
+        address: IpAddr,
+    },
     /// The parent carries the other kind of virtual link, or another exclusive user.
     #[error("{parent} cannot carry {} link: {why}", kind.with_article())]
     ParentKind {
@@ -127,6 +133,7 @@ impl Error {
             Error::Namespace { .. } => "E-NET-NAMESPACE",
             Error::Netlink { .. } => "E-NET-NETLINK",
             Error::HostAddress { .. } => "E-NET-ADDR-HOST",
+            Error::AddressTaken { .. } => "E-NET-ADDR-DUP",
             Error::ParentKind { .. } => "E-NET-PARENT-KIND",
             Error::ParentPort { .. } => "E-NET-PARENT-PORT",
             Error::MtuAboveParent { .. } => "E-NET-MTU-PARENT",
@@ -156,6 +163,9 @@ impl Error {
                 "give the node an address of its own in `network.addresses`: with the host's, the host would lose \
                  its connections"
                     .into()
+            }
+            Error::AddressTaken { .. } => {
+                "give each node on this host an address of its own in `network.addresses`".into()
             }
             Error::ParentKind { kind: UplinkKind::Ipvlan, .. } => {
                 "set `network.mode = \"macvlan\"`, or use another `network.interface`".into()

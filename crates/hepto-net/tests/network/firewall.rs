@@ -202,6 +202,7 @@ fn a_flushed_firewall_comes_back() {
         wire();
         let mut network = open(settings()).await;
         converge(&mut network).await;
+        usable(&mut network).await;
         let rules = inside("nft list ruleset");
         assert!(rules.contains("table inet hepto"), "{rules}");
         let handle = inside("nft -a list chain inet hepto input");
@@ -227,7 +228,6 @@ fn a_flushed_firewall_comes_back() {
             assert_eq!(inside("nft list ruleset"), rules, "{harm}");
         }
         // Our own loading is no alarm: the next event is the one made here.
-        usable(&mut network).await;
         inside("ip link set uplink down");
         let next = event(&mut network, |event| {
             matches!(event, Event::Drift | Event::FirewallGone)

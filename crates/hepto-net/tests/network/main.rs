@@ -5,6 +5,7 @@
 mod adoption;
 mod advertisement;
 mod firewall;
+mod ipvlan;
 mod lab;
 mod overlay;
 mod uplink;
