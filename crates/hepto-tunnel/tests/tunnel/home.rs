@@ -254,6 +254,16 @@ pub fn pair() -> (Node, Node) {
     (a, b)
 }
 
+/// Receives a datagram within the socket's timeout. A debugger or a frozen control group may interrupt it.
+pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+    loop {
+        match socket.recv_from(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 /// Waits until `condition` holds.
 pub fn wait(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + within;

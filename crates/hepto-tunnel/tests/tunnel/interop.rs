@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::home::{Home, MTU, Node, PSK, SOON, homes, private, public, wait};
+use crate::home::{Home, MTU, Node, PSK, SOON, homes, private, public, receive, wait};
 
 /// wireguard-go keeps its socket at a fixed place, so it gets a `/run` of its own; it ends when its standard input does.
 const SCRIPT: &str = r#"
@@ -131,8 +131,7 @@ fn echo(from: &UdpSocket, to: &UdpSocket, lengths: &[usize]) {
     for &length in lengths {
         let payload: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
         from.send_to(&payload, target).expect("sent");
-        let (received, _) = to
-            .recv_from(&mut buffer)
+        let (received, _) = receive(to, &mut buffer)
             .unwrap_or_else(|error| panic!("{length} bytes to {target}: {error}"));
         assert_eq!(
             &buffer[..received],
