@@ -1,8 +1,11 @@
 //! k3s ends by itself.
 
+use std::fs;
 use std::time::Instant;
 
 use hepto_tests::{isolated, isolated_for, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::{SOON, control, end, k3s, pid_in, reaches, server, starts};
 
@@ -52,6 +55,30 @@ fn a_crash_loop_backs_off() {
         assert_eq!(now["ready"], false);
         control(&node, "");
         reaches(&node, "ready");
+        end(node);
+    });
+}
+
+#[test]
+fn a_dead_init_is_cleaned_up_and_all_is_built_anew() {
+    isolated_for(2 * SOON, || {
+        let (_lab, mut node) = server();
+        node.start();
+        let before = reaches(&node, "ready");
+        control(&node, "leave-children\n");
+        pid_in(&node, "pod");
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", before["pid"])).expect("k3s runs");
+        let parent = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))
+            .expect("a parent");
+        let init = Pid::from_raw(parent.trim().parse().expect("a pid"));
+        control(&node, "");
+        kill(init, Signal::SIGKILL).expect("the node's init is ours");
+        until(SOON, "k3s is started again", || starts(&node) == 2);
+        let after = reaches(&node, "ready");
+        assert_ne!(after["pid"], before["pid"]);
         end(node);
     });
 }

@@ -402,16 +402,16 @@ impl Lifecycle {
         if running.pid != pid || running.probe != Probe::Out {
             return;
         }
+        if result.is_ok() {
+            running.stall = None;
+            self.last_error = None;
+        }
         running.health = match (result, running.health) {
             (Ok(()), Health::Ready { since, .. }) => Health::Ready { since, misses: 0 },
-            (Ok(()), Health::Joining | Health::Degraded) => {
-                running.stall = None;
-                self.last_error = None;
-                Health::Ready {
-                    since: now,
-                    misses: 0,
-                }
-            }
+            (Ok(()), Health::Joining | Health::Degraded) => Health::Ready {
+                since: now,
+                misses: 0,
+            },
             (Err(why), health) => {
                 self.last_error = Some(why);
                 match health {

@@ -369,14 +369,11 @@ impl Supervisor {
         let why = self.machine.last_error().unwrap_or_default();
         match after {
             State::Backoff => {
-                let wait = self
-                    .machine
-                    .retry_at()
-                    .map(|at| at.saturating_duration_since(Instant::now()));
+                let at = self.machine.retry_at().unwrap_or_else(Instant::now);
+                let wait = at.saturating_duration_since(Instant::now()).as_secs_f32();
                 tracing::warn!(
                     why,
-                    ?wait,
-                    "k3s is started again; if this goes on, look at {LOG} in the node"
+                    "k3s is started again in {wait:.1} s; if this goes on, look at {LOG} in the node"
                 );
             }
             State::Degraded => tracing::warn!(

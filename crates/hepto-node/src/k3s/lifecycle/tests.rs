@@ -201,6 +201,7 @@ fn two_failed_probes_in_a_row_degrade_and_one_good_heals() {
     assert_eq!(world.pass(10 * SECOND), [Action::Probe { pid: 41 }]);
     world.event(miss());
     assert_eq!(world.machine.state(), State::Ready, "once is no reason");
+    assert!(world.machine.last_error().is_some(), "but it is said");
     assert_eq!(
         world.pass(SECOND),
         [Action::Probe { pid: 41 }],
@@ -214,6 +215,17 @@ fn two_failed_probes_in_a_row_degrade_and_one_good_heals() {
         result: Ok(()),
     });
     assert_eq!(world.machine.state(), State::Ready);
+    assert_eq!(world.machine.last_error(), None);
+    // One miss, then an answer: nothing is left of it.
+    assert_eq!(world.pass(10 * SECOND), [Action::Probe { pid: 41 }]);
+    world.event(miss());
+    assert_eq!(world.pass(SECOND), [Action::Probe { pid: 41 }]);
+    world.event(Event::Probed {
+        pid: 41,
+        result: Ok(()),
+    });
+    assert_eq!(world.machine.last_error(), None);
+    assert_eq!(world.pass(9 * SECOND), [], "back to the slow pace");
 }
 
 #[test]
