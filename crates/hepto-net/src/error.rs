@@ -155,7 +155,10 @@ impl Error {
             Error::Permission { .. } => {
                 "run as root; in a container it takes CAP_NET_ADMIN and CAP_SYS_ADMIN".into()
             }
-            Error::PinTaken { path, .. } => format!("move it away or remove it: rm -r {}", path.display()),
+            Error::PinTaken { path, .. } => {
+                let path = path.display();
+                format!("see what it is and remove it: umount {path}; rm -r {path}")
+            }
             Error::ForeignNamespace { name, .. } => format!(
                 "if nothing uses it, remove it: ip netns delete {name}; else give this node or cluster another name"
             ),
