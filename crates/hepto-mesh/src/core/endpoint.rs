@@ -14,6 +14,17 @@ const OBSERVATION_LIFETIME: Duration = Duration::from_secs(600);
 /// Observers that have to agree.
 const OBSERVERS: usize = 2;
 
+/// What has become of the uplink's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// They are as they were.
+    Nothing,
+    /// There are new ones.
+    Added,
+    /// One is gone: sessions may have lost their path.
+    Moved,
+}
+
 /// Our own endpoints, and the filter for everyone's.
 #[derive(Debug)]
 pub(super) struct Endpoints {
@@ -68,18 +79,18 @@ impl Endpoints {
         address.port() == self.port && self.interface.contains(&address.ip())
     }
 
-    /// Takes the uplink's addresses. Says whether they have changed; what others saw of the old ones is forgotten then.
-    pub fn set_interface(&mut self, addresses: Vec<IpAddr>) -> bool {
+    /// Takes the uplink's addresses. What others saw of the old ones is forgotten when they change.
+    pub fn set_interface(&mut self, addresses: Vec<IpAddr>) -> Change {
         let mut addresses: Vec<IpAddr> = addresses.into_iter().map(plain).collect();
         addresses.retain(|ip| self.is_usable(SocketAddr::new(*ip, self.port)));
         addresses.sort_unstable();
         addresses.dedup();
-        let changed = addresses != self.interface;
-        if changed {
-            self.interface = addresses;
-            self.observations.clear();
+        if addresses == self.interface {
+            return Change::Nothing;
         }
-        changed
+        let before = std::mem::replace(&mut self.interface, addresses);
+        self.observations.clear();
+        if before.iter().all(|ip| self.interface.contains(ip)) { Change::Added } else { Change::Moved }
     }
 
     /// Whether the uplink has a usable address.
@@ -257,7 +268,9 @@ mod tests {
         assert_eq!(endpoints.symmetric_nat(now), None);
         assert_eq!(endpoints.own(now).len(), 2);
         assert_eq!(endpoints.observed(now + OBSERVATION_LIFETIME), []);
-        assert!(endpoints.set_interface(vec!["192.168.1.3".parse().expect("an address")]));
+        let moved = vec!["192.168.1.3".parse().expect("an address")];
+        assert_eq!(endpoints.set_interface(moved.clone()), Change::Moved);
+        assert_eq!(endpoints.set_interface(moved), Change::Nothing);
         assert_eq!(endpoints.observed(now), [], "that was of the old address");
     }
 

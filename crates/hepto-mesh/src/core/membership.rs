@@ -112,6 +112,11 @@ impl PeerState {
         self.boot = Some(boot);
     }
 
+    /// Our end of the path has changed: whether the session still works is to be found out by a new one.
+    pub fn doubt(&mut self, now: Instant) {
+        self.void = Some(now);
+    }
+
     /// Keeps a HELLO until the tunnel is ready; the newest of each address.
     pub fn wait(&mut self, hello: Waiting) {
         self.waiting.retain(|waiting| waiting.from != hello.from);

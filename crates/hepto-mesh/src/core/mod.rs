@@ -45,7 +45,7 @@ use book::{Book, Offered};
 use call::Calls;
 use conversation::Conversations;
 use door::Door;
-use endpoint::Endpoints;
+use endpoint::{Change, Endpoints};
 use membership::Membership;
 use schedule::Schedule;
 
@@ -262,11 +262,16 @@ impl Core {
     }
 
     fn set_addresses(&mut self, addresses: Vec<IpAddr>, now: Instant) {
-        if self.endpoints.set_interface(addresses) {
-            self.calls.forget_mine();
-            self.republish(now);
-            self.schedule.call_everyone();
+        let change = self.endpoints.set_interface(addresses);
+        if change == Change::Nothing {
+            return;
         }
+        if change == Change::Moved {
+            self.membership.peers.values_mut().for_each(|state| state.doubt(now));
+        }
+        self.calls.forget_mine();
+        self.republish(now);
+        self.schedule.call_everyone();
     }
 
     fn set_anchors(&mut self, answers: Vec<(Anchor, Vec<SocketAddr>)>, now: Instant) {
@@ -374,6 +379,7 @@ impl Core {
         self.outputs.extend(changes);
         self.outputs.push_back(Output::Roster);
         self.schedule.save_soon(now);
+        self.schedule.spread_soon(self.book.hash(), now);
         self.book_changed = false;
     }
 

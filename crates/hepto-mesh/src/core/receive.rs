@@ -1,7 +1,7 @@
 //! Datagrams and gossip that come in.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::book::Refusal;
 use super::conversation::{Conversation, Rejected};
@@ -13,6 +13,9 @@ use crate::name::NodeName;
 use crate::record::{RecordError, Unverified};
 use crate::seal::message::{HELLO_MIN, Head, Hello, Kind, Part, Sync, TokenReply};
 use crate::wire::{plain, plain_socket};
+
+/// After a HELLO of a peer we leave it this time before we say HELLO ourselves.
+const ITS_TURN: Duration = Duration::from_secs(2);
 
 impl Core {
     pub(super) fn datagram(
@@ -124,6 +127,8 @@ impl Core {
             return;
         };
         state.set_boot(waiting.boot, now);
+        // It is at it: asking it as well would only cross its handshake.
+        state.next_try = state.next_try.max(now + ITS_TURN);
         if state.ready {
             let public_key = state.peer.public_key;
             self.answer(&public_key, waiting, now);

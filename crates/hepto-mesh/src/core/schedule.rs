@@ -22,6 +22,9 @@ const WANTED_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two comparisons of books with anchors and some members.
 const SYNC_INTERVAL: Duration = Duration::from_secs(15);
 const SYNC_MEMBERS: usize = 3;
+/// News are spread to as many, this long after they came and no more often than that.
+const NEWS_DELAY: Duration = Duration::from_millis(100);
+const NEWS_INTERVAL: Duration = Duration::from_secs(1);
 /// Peers that are asked in one tick.
 const PEERS_A_TICK: usize = 10;
 const TICK: Duration = Duration::from_millis(500);
@@ -48,6 +51,9 @@ pub(super) struct Schedule {
     tick_left: usize,
     anchors_at: Instant,
     sync_at: Instant,
+    synced: Option<Instant>,
+    /// Hash of the book when we last spread it.
+    spread: [u8; 32],
     resolve_at: Instant,
     save_at: Instant,
     /// When the anchors were first asked in vain.
@@ -69,6 +75,8 @@ impl Schedule {
             tick_left: PEERS_A_TICK,
             anchors_at: now,
             sync_at: now + SYNC_INTERVAL,
+            synced: None,
+            spread: [0; 32],
             resolve_at: now,
             save_at: now + SAVE_INTERVAL,
             silent_since: None,
@@ -89,6 +97,17 @@ impl Schedule {
 
     pub fn save_soon(&mut self, now: Instant) {
         self.save_at = self.save_at.min(now + SAVE_DELAY);
+    }
+
+    /// The book has this hash now: what is new in it is spread soon, so that those who joined at the same time meet without
+    /// waiting for the next comparison.
+    pub fn spread_soon(&mut self, hash: &[u8; 32], now: Instant) {
+        if self.spread != *hash {
+            self.spread = *hash;
+            let soon = now + NEWS_DELAY;
+            let soon = self.synced.map_or(soon, |at| soon.max(at + NEWS_INTERVAL));
+            self.sync_at = self.sync_at.min(soon);
+        }
     }
 
     /// Whether a conversation that ended at its limit may begin again at once.
@@ -312,13 +331,6 @@ impl Core {
                 self.call(address, false, now);
             }
         }
-        if !self
-            .anchors
-            .others(|address| self.is_mine(address))
-            .is_empty()
-        {
-            self.schedule.silent_since.get_or_insert(now);
-        }
     }
 
     /// Compares books with a few live members, and looks whether what others see of us has grown old.
@@ -327,6 +339,7 @@ impl Core {
             return;
         }
         self.schedule.sync_at = now + self.jitter(SYNC_INTERVAL);
+        self.schedule.synced = Some(now);
         self.republish(now);
         if let Some(address) = self.endpoints.symmetric_nat(now) {
             self.notice(Notice::SymmetricNat { address });
@@ -345,20 +358,16 @@ impl Core {
 
     /// Says once that no anchor answers.
     fn complain(&mut self, now: Instant) {
-        if !self.is_alone() || self.anchors.any_answers(now) {
+        let anchors = self.anchors.others(|address| self.is_mine(address));
+        if !self.is_alone() || anchors.is_empty() || self.anchors.any_answers(now) {
             self.schedule.silent_since = None;
             return;
         }
-        let silent = self
-            .schedule
-            .silent_since
-            .is_some_and(|at| now.saturating_duration_since(at) >= SILENCE);
-        let anchors = self.anchors.others(|address| self.is_mine(address));
-        if silent && !self.schedule.complained && !anchors.is_empty() {
+        let since = *self.schedule.silent_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= SILENCE && !self.schedule.complained {
             self.schedule.complained = true;
             let foreign = self.schedule.foreign;
-            self.outputs
-                .push_back(Output::Notice(Notice::NoAnchorAnswers { anchors, foreign }));
+            self.outputs.push_back(Output::Notice(Notice::NoAnchorAnswers { anchors, foreign }));
         }
     }
 
