@@ -3,6 +3,7 @@
 //! Acceptance is per record: a bad one never harms the others. Records never expire and none is ever evicted.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use blake2::{Blake2s256, Digest};
 
 use super::limit::Bucket;
 use super::saved::SavedMember;
-use crate::name::{ClusterName, NodeName};
+use crate::address::Prefixes;
+use crate::name::NodeName;
 use crate::record::{Record, RecordError, Sequence, Unverified};
 use crate::seal::message::{Item, KIND_RECORD};
 use crate::statement::{Statement, StatementKind};
@@ -92,10 +94,28 @@ pub(super) enum Offered {
     OwnAhead(Sequence),
 }
 
+/// Overlay addresses, computed from a record's name and attempt alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overlay {
+    pub v4: Ipv4Addr,
+    pub v6: Ipv6Addr,
+}
+
+impl Overlay {
+    fn of(record: &Record, prefixes: &Prefixes) -> Self {
+        let (name, attempt) = (record.name(), record.content().attempt);
+        Self {
+            v4: prefixes.overlay_v4(name, attempt),
+            v6: prefixes.overlay_v6(name, attempt),
+        }
+    }
+}
+
 /// One known node.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub record: Record,
+    pub overlay: Overlay,
     /// Of its name, in digests.
     hash: u64,
     /// Members that know it too, while it is provisional.
@@ -108,6 +128,20 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// A provisional one.
+    fn new(record: Record, prefixes: &Prefixes, now: Instant) -> Self {
+        Self {
+            overlay: Overlay::of(&record, prefixes),
+            hash: name_hash(Some(record.name())),
+            record,
+            vouchers: Vec::new(),
+            confirmed: false,
+            heard: None,
+            idle: Duration::ZERO,
+            idle_from: now,
+        }
+    }
+
     /// Met, or vouched for: it is on disk, in the hosts file and in what we relay.
     pub fn is_confirmed(&self) -> bool {
         self.confirmed
@@ -128,8 +162,9 @@ pub(crate) fn name_hash(name: Option<&NodeName>) -> u64 {
 /// All that is known.
 #[derive(Debug)]
 pub(super) struct Book {
-    cluster: ClusterName,
+    prefixes: Prefixes,
     own: Record,
+    own_overlay: Overlay,
     entries: BTreeMap<NodeName, Entry>,
     statements: BTreeMap<(StatementKind, Option<NodeName>), Statement>,
     newcomers: Bucket,
@@ -139,20 +174,16 @@ pub(super) struct Book {
 
 impl Book {
     pub fn new(
-        cluster: ClusterName,
+        prefixes: Prefixes,
         own: Record,
         members: Vec<SavedMember>,
         statements: Vec<Statement>,
         now: Instant,
     ) -> Self {
         let entry = |member: SavedMember| Entry {
-            hash: name_hash(Some(member.record.name())),
-            record: member.record,
-            vouchers: Vec::new(),
             confirmed: true,
-            heard: None,
             idle: member.idle,
-            idle_from: now,
+            ..Entry::new(member.record, &prefixes, now)
         };
         let members = members
             .into_iter()
@@ -167,7 +198,8 @@ impl Book {
             .collect();
         let newcomers = Bucket::new(NEW_BURST, NEW_INTERVAL, now);
         let mut book = Self {
-            cluster,
+            own_overlay: Overlay::of(&own, &prefixes),
+            prefixes,
             own,
             entries,
             statements,
@@ -183,8 +215,14 @@ impl Book {
         &self.own
     }
 
+    /// Our own overlay addresses.
+    pub fn own_overlay(&self) -> Overlay {
+        self.own_overlay
+    }
+
     pub fn set_own(&mut self, record: Record) {
         debug_assert!(record.content().sequence >= self.own.content().sequence);
+        self.own_overlay = Overlay::of(&record, &self.prefixes);
         self.own = record;
         self.refresh();
     }
@@ -263,7 +301,7 @@ impl Book {
         if pinned == Some(presented) && self.entries[&name].record.content().sequence >= sequence {
             return Ok(Offered::Known);
         }
-        let record = offered.verify(&self.cluster)?;
+        let record = offered.verify(self.prefixes.cluster())?;
         if let Some(pinned) = pinned.filter(|pinned| *pinned != presented) {
             return Err(Refusal::Identity {
                 name,
@@ -279,6 +317,7 @@ impl Book {
             return Err(Refusal::TunnelKey { name, holder });
         }
         if let Some(entry) = self.entries.get_mut(&name) {
+            entry.overlay = Overlay::of(&record, &self.prefixes);
             entry.record = record;
             self.refresh();
             return Ok(Offered::Newer);
@@ -294,15 +333,7 @@ impl Book {
         if !self.newcomers.take(now) {
             return Err(Refusal::Limited { name });
         }
-        let entry = Entry {
-            record,
-            hash,
-            vouchers: Vec::new(),
-            confirmed: false,
-            heard: None,
-            idle: Duration::ZERO,
-            idle_from: now,
-        };
+        let entry = Entry::new(record, &self.prefixes, now);
         self.entries.insert(name, entry);
         Ok(Offered::New)
     }
@@ -313,7 +344,7 @@ impl Book {
         if presented == own.identity && sequence <= own.sequence {
             return Ok(Offered::Known);
         }
-        offered.verify(&self.cluster)?;
+        offered.verify(self.prefixes.cluster())?;
         if presented != own.identity {
             return Err(Refusal::NameTaken { presented });
         }

@@ -90,7 +90,11 @@ impl Endpoints {
         }
         let before = std::mem::replace(&mut self.interface, addresses);
         self.observations.clear();
-        if before.iter().all(|ip| self.interface.contains(ip)) { Change::Added } else { Change::Moved }
+        if before.iter().all(|ip| self.interface.contains(ip)) {
+            Change::Added
+        } else {
+            Change::Moved
+        }
     }
 
     /// Whether the uplink has a usable address.
@@ -186,21 +190,12 @@ mod tests {
     use crate::core::testing;
 
     fn endpoints(interface: &[&str]) -> Endpoints {
-        let prefixes = Prefixes::new(
-            &testing::cluster(),
-            None,
-            "10.44.0.0/16".parse().expect("a prefix"),
-        )
-        .expect("a plan");
+        let prefixes = testing::prefixes();
         let mut endpoints = Endpoints::new(51820, prefixes, &[]);
-        assert!(
-            endpoints.set_interface(
-                interface
-                    .iter()
-                    .map(|text| text.parse().expect("an address"))
-                    .collect()
-            )
-        );
+        let interface = interface
+            .iter()
+            .map(|text| text.parse().expect("an address"));
+        assert_eq!(endpoints.set_interface(interface.collect()), Change::Added);
         endpoints
     }
 

@@ -8,7 +8,6 @@ use zeroize::Zeroizing;
 
 use super::book::{Book, Entry};
 use super::event::{GossipState, Output, Peer, PeerChange, Session};
-use crate::address::Prefixes;
 use crate::key::Derived;
 use crate::name::NodeName;
 
@@ -150,18 +149,13 @@ impl Membership {
     }
 
     /// Brings the tunnel's peers and the hosts file in line with the book. Sessions of unchanged peers are not touched.
-    pub fn reconcile(
-        &mut self,
-        book: &Book,
-        prefixes: &Prefixes,
-        keys: &Derived,
-        now: Instant,
-    ) -> Vec<Output> {
-        self.hold_addresses(book, prefixes);
-        let wanted: BTreeMap<[u8; 32], Peer> = book
+    pub fn reconcile(&mut self, book: &Book, keys: &Derived, now: Instant) -> Vec<Output> {
+        self.hold_addresses(book);
+        let awake = book
             .entries()
-            .filter(|entry| entry.idle(now) < DORMANT_AFTER)
-            .map(|entry| self.peer(entry, book, prefixes, keys))
+            .filter(|entry| entry.idle(now) < DORMANT_AFTER);
+        let wanted: BTreeMap<[u8; 32], Peer> = awake
+            .map(|entry| self.peer(entry, book, keys))
             .map(|peer| (peer.public_key, peer))
             .collect();
         let mut outputs = Vec::new();
@@ -184,7 +178,7 @@ impl Membership {
                 None => drop(self.peers.insert(public_key, PeerState::new(peer, now))),
             }
         }
-        let hosts = self.hosts(book, prefixes);
+        let hosts = self.hosts(book);
         if hosts != self.hosts {
             self.hosts = hosts.clone();
             outputs.push(Output::Hosts(hosts));
@@ -192,56 +186,66 @@ impl Membership {
         outputs
     }
 
-    fn peer(&self, entry: &Entry, book: &Book, prefixes: &Prefixes, keys: &Derived) -> Peer {
+    fn peer(&self, entry: &Entry, book: &Book, keys: &Derived) -> Peer {
         let content = entry.record.content();
-        let overlay_v4 = prefixes.overlay_v4(&content.name, content.attempt);
-        let holds = self.holders.get(&overlay_v4) == Some(&content.name);
-        let preshared = keys.preshared(&book.own().content().wireguard, &content.wireguard);
+        let known = self
+            .peers
+            .get(&content.wireguard)
+            .map(|state| state.peer.preshared_key.clone());
+        let preshared =
+            || Zeroizing::new(keys.preshared(&book.own().content().wireguard, &content.wireguard));
         Peer {
             name: content.name.clone(),
             public_key: content.wireguard,
-            preshared_key: Zeroizing::new(preshared),
+            preshared_key: known.unwrap_or_else(preshared),
             generation: 0,
-            overlay_v6: prefixes.overlay_v6(&content.name, content.attempt),
-            overlay_v4: holds.then_some(overlay_v4),
+            overlay_v6: entry.overlay.v6,
+            overlay_v4: self.holds(entry).then_some(entry.overlay.v4),
             mtu: content.mtu,
         }
     }
 
+    fn holds(&self, entry: &Entry) -> bool {
+        self.holders.get(&entry.overlay.v4) == Some(entry.record.name())
+    }
+
     /// Each IPv4 address belongs to one node: us, who had it before, who has settled, or the lower name.
-    fn hold_addresses(&mut self, book: &Book, prefixes: &Prefixes) {
-        let address =
-            |content: &crate::record::Content| prefixes.overlay_v4(&content.name, content.attempt);
-        let own = book.own().content();
+    fn hold_addresses(&mut self, book: &Book) {
         let mut holders: BTreeMap<Ipv4Addr, (bool, bool, &NodeName)> = BTreeMap::new();
         for entry in book.entries() {
-            let content = entry.record.content();
-            let held = self.holders.get(&address(content)) == Some(&content.name);
-            let claim = (!held, !entry.record.is_settled(), &content.name);
-            let best = holders.entry(address(content)).or_insert(claim);
+            let claim = (
+                !self.holds(entry),
+                !entry.record.is_settled(),
+                entry.record.name(),
+            );
+            let best = holders.entry(entry.overlay.v4).or_insert(claim);
             *best = claim.min(*best);
         }
-        holders.insert(address(own), (false, false, &own.name));
+        holders.insert(book.own_overlay().v4, (false, false, book.own().name()));
         self.holders = holders
             .into_iter()
             .map(|(address, (_, _, name))| (address, name.clone()))
             .collect();
     }
 
-    fn hosts(&self, book: &Book, prefixes: &Prefixes) -> Vec<(NodeName, Vec<IpAddr>)> {
-        let own = book.own().content();
-        let v4 = prefixes.overlay_v4(&own.name, own.attempt).into();
-        let mut hosts = vec![(
-            own.name.clone(),
-            vec![v4, prefixes.overlay_v6(&own.name, own.attempt).into()],
-        )];
-        for entry in book.entries().filter(|entry| entry.is_confirmed()) {
-            let content = entry.record.content();
-            let v4 = prefixes.overlay_v4(&content.name, content.attempt);
-            let v4 = (self.holders.get(&v4) == Some(&content.name)).then_some(IpAddr::V4(v4));
-            let v6 = IpAddr::V6(prefixes.overlay_v6(&content.name, content.attempt));
-            hosts.push((content.name.clone(), v4.into_iter().chain([v6]).collect()));
-        }
-        hosts
+    fn hosts(&self, book: &Book) -> Vec<(NodeName, Vec<IpAddr>)> {
+        let own = book.own_overlay();
+        let own = (
+            book.own().name().clone(),
+            vec![own.v4.into(), own.v6.into()],
+        );
+        let others = book
+            .entries()
+            .filter(|entry| entry.is_confirmed())
+            .map(|entry| {
+                let v4 = self.holds(entry).then_some(IpAddr::V4(entry.overlay.v4));
+                (
+                    entry.record.name().clone(),
+                    v4.into_iter()
+                        .chain([IpAddr::V6(entry.overlay.v6)])
+                        .collect(),
+                )
+            });
+        [own].into_iter().chain(others).collect()
     }
 }

@@ -128,7 +128,7 @@ impl Core {
             starts,
             settled: saved.settled,
             book: Book::new(
-                settings.cluster.clone(),
+                settings.prefixes.clone(),
                 own,
                 saved.members,
                 saved.statements,
@@ -212,15 +212,11 @@ impl Core {
     /// All there is to show.
     pub fn report(&self, now: Instant) -> Report {
         let own = self.book.own().content();
-        let prefixes = &self.settings.prefixes;
-        let overlay_v4 = prefixes.overlay_v4(&own.name, own.attempt).into();
+        let overlay = self.book.own_overlay();
         Report {
             own: own.clone(),
             fingerprint: fingerprint(&own.identity),
-            addresses: vec![
-                overlay_v4,
-                prefixes.overlay_v6(&own.name, own.attempt).into(),
-            ],
+            addresses: vec![overlay.v4.into(), overlay.v6.into()],
             joined: self.joined,
             members: self
                 .book
@@ -238,14 +234,12 @@ impl Core {
     fn member(&self, entry: &book::Entry, now: Instant) -> Member {
         let content = entry.record.content();
         let state = self.membership.peers.get(&content.wireguard);
-        let overlay_v6 = IpAddr::V6(
-            self.settings
-                .prefixes
-                .overlay_v6(&content.name, content.attempt),
-        );
         Member {
             name: content.name.clone(),
-            addresses: state.map_or_else(|| vec![overlay_v6], |state| state.peer.addresses()),
+            addresses: state.map_or_else(
+                || vec![entry.overlay.v6.into()],
+                |state| state.peer.addresses(),
+            ),
             public_key: content.wireguard,
             fingerprint: fingerprint(&content.identity),
             endpoints: content.endpoints.clone(),
@@ -267,7 +261,10 @@ impl Core {
             return;
         }
         if change == Change::Moved {
-            self.membership.peers.values_mut().for_each(|state| state.doubt(now));
+            self.membership
+                .peers
+                .values_mut()
+                .for_each(|state| state.doubt(now));
         }
         self.calls.forget_mine();
         self.republish(now);
@@ -370,12 +367,9 @@ impl Core {
             return;
         }
         self.avoid_collision(now);
-        let changes = self.membership.reconcile(
-            &self.book,
-            &self.settings.prefixes,
-            &self.settings.keys,
-            now,
-        );
+        let changes = self
+            .membership
+            .reconcile(&self.book, &self.settings.keys, now);
         self.outputs.extend(changes);
         self.outputs.push_back(Output::Roster);
         self.schedule.save_soon(now);
@@ -386,14 +380,15 @@ impl Core {
     /// Two names may compute one IPv4 address. Who has not settled, and is not the lower of two such, moves on to the next
     /// attempt that nobody holds.
     fn avoid_collision(&mut self, now: Instant) {
+        let address = self.book.own_overlay().v4;
         let own = self.book.own().content().clone();
-        let prefixes = self.settings.prefixes.clone();
-        let address = |content: &Content| prefixes.overlay_v4(&content.name, content.attempt);
-        let Some(rival) = self
+        let rivals = self
             .book
             .entries()
-            .find(|entry| address(entry.record.content()) == address(&own))
-        else {
+            .filter(|entry| entry.overlay.v4 == address);
+        let strongest =
+            rivals.min_by_key(|entry| (!entry.record.is_settled(), entry.record.name()));
+        let Some(rival) = strongest else {
             return;
         };
         let (name, rival_settled) = (rival.record.name().clone(), rival.record.is_settled());
@@ -401,8 +396,8 @@ impl Core {
             if rival_settled {
                 self.notice(Notice::AddressConflict {
                     name,
-                    holder: own.name.clone(),
-                    address: address(&own),
+                    holder: own.name,
+                    address,
                 });
             }
             return;
@@ -410,19 +405,16 @@ impl Core {
         if !rival_settled && own.name < name {
             return;
         }
-        let taken: BTreeSet<_> = self
-            .book
-            .entries()
-            .map(|entry| address(entry.record.content()))
-            .collect();
+        let taken: BTreeSet<_> = self.book.entries().map(|entry| entry.overlay.v4).collect();
+        let prefixes = &self.settings.prefixes;
         let free = (1..=u8::MAX).map(|step| own.attempt.wrapping_add(step));
-        let free = free.map(|attempt| (attempt, prefixes.overlay_v4(&own.name, attempt)));
-        let Some((attempt, to)) = free.into_iter().find(|(_, to)| !taken.contains(to)) else {
+        let mut free = free.map(|attempt| (attempt, prefixes.overlay_v4(&own.name, attempt)));
+        let Some((attempt, to)) = free.find(|(_, to)| !taken.contains(to)) else {
             return;
         };
         self.notice(Notice::AddressMoved {
             holder: name,
-            from: address(&own),
+            from: address,
             to,
         });
         let mut content = own;

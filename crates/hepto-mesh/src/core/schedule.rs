@@ -367,7 +367,8 @@ impl Core {
         if now.saturating_duration_since(since) >= SILENCE && !self.schedule.complained {
             self.schedule.complained = true;
             let foreign = self.schedule.foreign;
-            self.outputs.push_back(Output::Notice(Notice::NoAnchorAnswers { anchors, foreign }));
+            self.outputs
+                .push_back(Output::Notice(Notice::NoAnchorAnswers { anchors, foreign }));
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Instant;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use crate::address::Prefixes;
 use crate::identity::Identity;
 use crate::name::ClusterName;
 use crate::record::{Content, Endpoint, EndpointKind, Record, Sequence};
@@ -18,6 +19,11 @@ pub(crate) fn now() -> Instant {
 
 pub(crate) fn cluster() -> ClusterName {
     "acides".parse().expect("a name")
+}
+
+pub(crate) fn prefixes() -> Prefixes {
+    let ipv4 = "10.44.0.0/16".parse().expect("a prefix");
+    Prefixes::new(&cluster(), None, ipv4).expect("a plan")
 }
 
 pub(crate) fn identity(seed: u64) -> Identity {

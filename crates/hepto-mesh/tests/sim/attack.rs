@@ -39,7 +39,10 @@ impl Liar {
             attempt: 0,
             flags: 0,
             name: name(text),
-            sequence: Sequence { start: 1000, change },
+            sequence: Sequence {
+                start: 1000,
+                change,
+            },
             endpoints: vec![Endpoint::new(EndpointKind::Interface, self.address)],
             key_ids: [0, 0],
             mtu: 1320,
@@ -61,15 +64,31 @@ impl Liar {
         let mut token = [0; 16];
         for _ in 0..2 {
             self.counter += 1;
-            let head = Head { kind: Kind::Hello, boot: self.boot, counter: self.counter, token };
-            let body = Hello { hash: [7; 32], flags: 0, record }.write(&head);
+            let head = Head {
+                kind: Kind::Hello,
+                boot: self.boot,
+                counter: self.counter,
+                token,
+            };
+            let body = Hello {
+                hash: [7; 32],
+                flags: 0,
+                record,
+            }
+            .write(&head);
             let payload = self.seal(world, &body);
             world.stray.clear();
             world.inject(self.address, to, payload);
             world.pass(millis(200));
             for (_, _, bytes) in world.stray.clone() {
                 let body = self.seal.open(&bytes).expect("sealed under the same key");
-                if let Some((Head { kind: Kind::Token, .. }, rest)) = Head::parse(&body) {
+                if let Some((
+                    Head {
+                        kind: Kind::Token, ..
+                    },
+                    rest,
+                )) = Head::parse(&body)
+                {
                     token = TokenReply::parse(rest).expect("a token").token;
                 }
             }
@@ -78,13 +97,22 @@ impl Liar {
 
     /// Answers the last SYNC that came with `parts`.
     fn sync(&mut self, world: &mut World, to: SocketAddr, parts: &[Part<'_>]) {
-        let bodies = world.stray.clone().into_iter().filter_map(|(_, _, bytes)| self.seal.open(&bytes));
+        let bodies = world
+            .stray
+            .clone()
+            .into_iter()
+            .filter_map(|(_, _, bytes)| self.seal.open(&bytes));
         let heads = bodies.filter_map(|body| Head::parse(&body).map(|(head, _)| head));
         let Some(asked) = heads.filter(|head| head.kind == Kind::Sync).last() else {
             return;
         };
         self.counter += 1;
-        let head = Head { kind: Kind::Sync, boot: self.boot, counter: self.counter, token: [0; 16] };
+        let head = Head {
+            kind: Kind::Sync,
+            boot: self.boot,
+            counter: self.counter,
+            token: [0; 16],
+        };
         let mut writer = SyncWriter::new(&head, asked.counter, to, 0);
         for part in parts {
             assert!(writer.push(part));
@@ -98,7 +126,9 @@ impl Liar {
 fn up(seed: u64) -> World {
     let mut world = World::cluster(seed, 4, 1);
     (0..4).for_each(|node| world.boot(node));
-    world.within(seconds(10), "start", |world| world.all_connected(&[0, 1, 2, 3]));
+    world.within(seconds(10), "start", |world| {
+        world.all_connected(&[0, 1, 2, 3])
+    });
     world.pass(seconds(20));
     world
 }
@@ -107,7 +137,11 @@ fn up(seed: u64) -> World {
 fn untouched(world: &World) {
     for (number, node) in world.nodes.iter().enumerate() {
         for member in node.report(world.now).members {
-            let Some(truth) = world.nodes.iter().find(|truth| truth.settings.node == member.name) else {
+            let Some(truth) = world
+                .nodes
+                .iter()
+                .find(|truth| truth.settings.node == member.name)
+            else {
                 assert!(member.provisional, "n{number} took {} in", member.name);
                 continue;
             };
@@ -128,8 +162,11 @@ fn forged_records_are_never_accepted() {
         // Posing as a member, as the victim itself, under a member's tunnel key, and with a broken signature.
         let mut broken = liar.record("n2", own_key, 1).raw().to_vec();
         *broken.last_mut().expect("bytes") ^= 1;
-        let forged =
-            [liar.record("n2", own_key, 1), liar.record("n0", own_key, 1), liar.record("evil", stolen, 1)];
+        let forged = [
+            liar.record("n2", own_key, 1),
+            liar.record("n0", own_key, 1),
+            liar.record("evil", stolen, 1),
+        ];
         for record in &forged {
             liar.hello(&mut world, victim, record.raw());
         }
@@ -137,7 +174,10 @@ fn forged_records_are_never_accepted() {
         // The same inside a SYNC, after an introduction under a name of its own.
         let introduction = liar.record("evil", own_key, 2);
         liar.hello(&mut world, victim, introduction.raw());
-        let parts: Vec<Part<'_>> = forged.iter().map(|record| Part::Record(record.raw())).collect();
+        let parts: Vec<Part<'_>> = forged
+            .iter()
+            .map(|record| Part::Record(record.raw()))
+            .collect();
         liar.sync(&mut world, victim, &parts);
         for record in &forged {
             world.input(1, Input::GossipRecord(record.raw()));
@@ -146,10 +186,23 @@ fn forged_records_are_never_accepted() {
         untouched(&world);
         assert!(world.all_connected(&[0, 1, 2, 3]));
         let report = world.nodes[0].report(world.now);
-        assert!(report.counters.records_refused >= 3 && report.counters.records_bad >= 1, "{:?}", report.counters);
+        assert!(
+            report.counters.records_refused >= 3 && report.counters.records_bad >= 1,
+            "{:?}",
+            report.counters
+        );
         let said: Vec<_> = world.nodes[0].notices.iter().map(Notice::code).collect();
-        for code in ["E-MESH-IDENTITY", "E-MESH-NAME-TAKEN", "E-MESH-TUNNEL-KEY", "W-MESH-RECORD"] {
-            assert_eq!(said.iter().filter(|said| **said == code).count(), 1, "{code} in {said:?}");
+        for code in [
+            "E-MESH-IDENTITY",
+            "E-MESH-NAME-TAKEN",
+            "E-MESH-TUNNEL-KEY",
+            "W-MESH-RECORD",
+        ] {
+            assert_eq!(
+                said.iter().filter(|said| **said == code).count(),
+                1,
+                "{code} in {said:?}"
+            );
         }
     });
 }
@@ -161,15 +214,30 @@ fn a_liar_alone_makes_nobody_a_member() {
     let own_key = liar.identity.wireguard_public();
     let introduction = liar.record("evil", own_key, 1);
     liar.hello(&mut world, World::address(0), introduction.raw());
-    let invented: Vec<Record> = (0..4).map(|number| liar.record(&format!("x{number}"), [number + 1; 32], 1)).collect();
-    let parts: Vec<Part<'_>> = invented.iter().map(|record| Part::Record(record.raw())).collect();
+    let invented: Vec<Record> = (0..4)
+        .map(|number| liar.record(&format!("x{number}"), [number + 1; 32], 1))
+        .collect();
+    let parts: Vec<Part<'_>> = invented
+        .iter()
+        .map(|record| Part::Record(record.raw()))
+        .collect();
     liar.sync(&mut world, World::address(0), &parts[..3]);
     world.pass(seconds(120));
     untouched(&world);
     let report = world.nodes[0].report(world.now);
-    assert_eq!(report.members.iter().filter(|member| member.provisional).count(), 4);
+    assert_eq!(
+        report
+            .members
+            .iter()
+            .filter(|member| member.provisional)
+            .count(),
+        4
+    );
     assert!(world.nodes.iter().all(|node| node.hosts.len() == 4));
-    assert!((1..4).all(|node| world.nodes[node].report(world.now).members.len() == 3), "it spreads to nobody");
+    assert!(
+        (1..4).all(|node| world.nodes[node].report(world.now).members.len() == 3),
+        "it spreads to nobody"
+    );
 }
 
 #[test]
@@ -197,13 +265,17 @@ fn whatever_is_replayed_changes_nothing() {
         let mut world = World::cluster(seed, 4, 1);
         world.tape = Some(Vec::new());
         (0..4).for_each(|node| world.boot(node));
-        world.within(seconds(10), "start", |world| world.all_connected(&[0, 1, 2, 3]));
+        world.within(seconds(10), "start", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
         world.pass(seconds(20));
         let tape = world.tape.take().expect("a tape");
         assert!(tape.len() > 50);
         for pause in [0, 30, 200] {
             world.pass(seconds(pause));
-            let before: Vec<_> = (0..4).map(|node| world.nodes[node].report(world.now)).collect();
+            let before: Vec<_> = (0..4)
+                .map(|node| world.nodes[node].report(world.now))
+                .collect();
             let elsewhere: SocketAddr = "50.0.0.1:51820".parse().expect("an address");
             for (from, to, bytes) in &tape {
                 world.inject(*from, *to, Payload::Message(bytes.clone()));
@@ -214,8 +286,14 @@ fn whatever_is_replayed_changes_nothing() {
                 let after = world.nodes[node].report(world.now);
                 assert_eq!(after.own, before.own);
                 assert_eq!(after.members.len(), before.members.len());
-                assert_eq!(after.counters.records, before.counters.records, "nothing was learnt");
-                assert_eq!(after.counters.handshakes, before.counters.handshakes, "no handshake was started");
+                assert_eq!(
+                    after.counters.records, before.counters.records,
+                    "nothing was learnt"
+                );
+                assert_eq!(
+                    after.counters.handshakes, before.counters.handshakes,
+                    "no handshake was started"
+                );
             }
             assert!(world.all_connected(&[0, 1, 2, 3]));
         }
@@ -239,14 +317,27 @@ fn answers_to_strangers_are_smaller_than_what_they_sent_and_limited() {
     world.latency = (1, 1);
     for _ in 0..2000 {
         liar.counter += 1;
-        let head = Head { kind: Kind::Hello, boot: liar.boot, counter: liar.counter, token: [0; 16] };
-        let body = Hello { hash: [7; 32], flags: 0, record: record.raw() }.write(&head);
+        let head = Head {
+            kind: Kind::Hello,
+            boot: liar.boot,
+            counter: liar.counter,
+            token: [0; 16],
+        };
+        let body = Hello {
+            hash: [7; 32],
+            flags: 0,
+            record: record.raw(),
+        }
+        .write(&head);
         let payload = liar.seal(&mut world, &body);
         world.inject(liar.address, World::address(0), payload);
     }
     world.pass(millis(50));
     let tape = world.tape.take().expect("a tape");
-    let answers: Vec<_> = tape.iter().filter(|(_, to, _)| *to == liar.address).collect();
+    let answers: Vec<_> = tape
+        .iter()
+        .filter(|(_, to, _)| *to == liar.address)
+        .collect();
     assert_eq!(answers.len(), 64);
     assert!(answers.iter().all(|(_, _, bytes)| bytes.len() < 400));
 }
@@ -261,15 +352,32 @@ fn garbage_and_truncation_change_nothing() {
     let before = world.nodes[0].report(now);
     for (from, _, bytes) in tape.iter().take(20) {
         for length in (0..bytes.len()).step_by(7) {
-            world.input(0, Input::Datagram { bytes: &bytes[..length], from: *from, to: None });
+            world.input(
+                0,
+                Input::Datagram {
+                    bytes: &bytes[..length],
+                    from: *from,
+                    to: None,
+                },
+            );
         }
         let mut damaged = bytes.clone();
         let at = world.below(u32::try_from(bytes.len()).expect("short")) as usize;
         damaged[at] ^= 1;
-        world.input(0, Input::Datagram { bytes: &damaged, from: *from, to: None });
+        world.input(
+            0,
+            Input::Datagram {
+                bytes: &damaged,
+                from: *from,
+                to: None,
+            },
+        );
     }
     let after = world.nodes[0].report(now);
     assert!(after.counters.undecryptable > 500);
-    assert_eq!((after.counters.sent, after.own), (before.counters.sent, before.own));
+    assert_eq!(
+        (after.counters.sent, after.own),
+        (before.counters.sent, before.own)
+    );
     assert_eq!(world.nodes[0].notices.len(), 1, "said once");
 }

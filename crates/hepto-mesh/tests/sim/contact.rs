@@ -21,7 +21,10 @@ fn first_packet_within_four_round_trips() {
     world.pass(seconds(60));
     world.boot(1);
     let time = world.within(millis(400), "first contact", |world| world.connected(0, 1));
-    assert!(time > millis(300), "faster than the messages allow: {time:?}");
+    assert!(
+        time > millis(300),
+        "faster than the messages allow: {time:?}"
+    );
 }
 
 #[test]
@@ -55,14 +58,20 @@ fn all_at_once_are_up_within_a_second_on_a_lan() {
 fn a_dead_first_endpoint_costs_no_more() {
     let contact = |dead: &[&str]| {
         let mut world = steady(World::cluster(3, 3, 1));
-        world.nodes[1].settings.endpoints = dead.iter().map(|text| text.parse().expect("an address")).collect();
+        world.nodes[1].settings.endpoints = dead
+            .iter()
+            .map(|text| text.parse().expect("an address"))
+            .collect();
         world.boot(0);
         world.boot(1);
         world.pass(seconds(30));
         world.boot(2);
         world.within(seconds(5), "contact", |world| world.connected(1, 2))
     };
-    assert_eq!(contact(&[]), contact(&["203.0.113.1:9", "203.0.113.2:9", "203.0.113.3:9"]));
+    assert_eq!(
+        contact(&[]),
+        contact(&["203.0.113.1:9", "203.0.113.2:9", "203.0.113.3:9"])
+    );
 }
 
 #[test]
@@ -70,15 +79,21 @@ fn a_restarted_node_is_back_within_three_seconds() {
     seeds(5, |seed| {
         let mut world = World::cluster(seed, 4, 1);
         (0..4).for_each(|node| world.boot(node));
-        world.within(seconds(5), "start", |world| world.all_connected(&[0, 1, 2, 3]));
+        world.within(seconds(5), "start", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
         world.pass(seconds(20));
         world.kill(2);
         world.pass(millis(500));
         world.boot(2);
-        world.within(seconds(3), "return", |world| world.all_connected(&[0, 1, 2, 3]));
+        world.within(seconds(3), "return", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
         (0..4).for_each(|node| world.kill(node));
         (0..4).for_each(|node| world.boot(node));
-        world.within(seconds(3), "return of all", |world| world.all_connected(&[0, 1, 2, 3]));
+        world.within(seconds(3), "return of all", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
     });
 }
 
@@ -92,23 +107,38 @@ fn a_restarted_node_with_a_clock_of_1970_is_back_within_ten_seconds() {
         world.kill(2);
         world.nodes[2].clock = seconds(0);
         world.boot(2);
-        world.within(seconds(10), "return", |world| world.all_connected(&[0, 1, 2]));
+        world.within(seconds(10), "return", |world| {
+            world.all_connected(&[0, 1, 2])
+        });
     });
 }
 
 #[test]
 fn an_anchor_by_name_is_resolved_and_followed() {
     let mut world = World::cluster(4, 2, 0);
-    world.nodes[1].settings.anchors = vec![Anchor { host: "sleepy.example.org".into(), port: 51820 }];
+    world.nodes[1].settings.anchors = vec![Anchor {
+        host: "sleepy.example.org".into(),
+        port: 51820,
+    }];
     world.boot(0);
     world.boot(1);
     world.pass(seconds(5));
     let now = world.now;
-    assert_eq!(world.nodes[1].report(now).anchors[0].state, AnchorState::Unresolved);
-    world.names.insert("sleepy.example.org".into(), vec![World::address(0)]);
-    world.within(seconds(36), "the name resolves later", |world| world.connected(0, 1));
+    assert_eq!(
+        world.nodes[1].report(now).anchors[0].state,
+        AnchorState::Unresolved
+    );
+    world
+        .names
+        .insert("sleepy.example.org".into(), vec![World::address(0)]);
+    world.within(seconds(36), "the name resolves later", |world| {
+        world.connected(0, 1)
+    });
     let now = world.now;
-    assert_eq!(world.nodes[1].report(now).anchors[0].state, AnchorState::Answers);
+    assert_eq!(
+        world.nodes[1].report(now).anchors[0].state,
+        AnchorState::Answers
+    );
 }
 
 #[test]
@@ -116,7 +146,10 @@ fn being_ones_own_anchor_is_nothing_to_complain_of() {
     let mut world = World::cluster(5, 1, 1);
     // Through a router that loops back: the address is not the uplink's, so only the boot id tells.
     let public: SocketAddr = "203.0.113.9:51820".parse().expect("an address");
-    world.nodes[0].settings.anchors.push(Anchor { host: "203.0.113.9".into(), port: 51820 });
+    world.nodes[0].settings.anchors.push(Anchor {
+        host: "203.0.113.9".into(),
+        port: 51820,
+    });
     world.nodes[0].addresses.push(public.ip());
     world.boot(0);
     world.nodes[0].addresses.truncate(1);
@@ -125,7 +158,12 @@ fn being_ones_own_anchor_is_nothing_to_complain_of() {
     world.nodes[0].addresses.push(public.ip());
     world.pass(seconds(60));
     let now = world.now;
-    let states: Vec<AnchorState> = world.nodes[0].report(now).anchors.iter().map(|anchor| anchor.state).collect();
+    let states: Vec<AnchorState> = world.nodes[0]
+        .report(now)
+        .anchors
+        .iter()
+        .map(|anchor| anchor.state)
+        .collect();
     assert_eq!(states, [AnchorState::Myself, AnchorState::Myself]);
     assert_eq!(world.nodes[0].notices, []);
     assert!(world.nodes[0].report(now).counters.own > 0);
@@ -136,7 +174,13 @@ fn no_anchor_answers_is_said_once_and_its_end_too() {
     let mut world = World::cluster(6, 2, 1);
     world.boot(1);
     world.pass(seconds(60));
-    let said = |world: &World| world.nodes[1].notices.iter().map(Notice::code).collect::<Vec<_>>();
+    let said = |world: &World| {
+        world.nodes[1]
+            .notices
+            .iter()
+            .map(Notice::code)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(said(&world), ["E-MESH-ANCHORS"]);
     world.boot(0);
     world.within(seconds(4), "contact", |world| world.connected(0, 1));
@@ -153,20 +197,46 @@ fn a_node_with_a_wrong_key_never_appears_and_disturbs_nobody() {
         let own = world.nodes[0].settings.keys.key_id;
         // A wrong key with another key id, then one that has the same by chance.
         let keys = (0..10_000).map(|number| format!("wrong{number:027}").parse().expect("a key"));
-        let mut derived = keys.map(|key: hepto_mesh::key::OverlayKey| key.derive(&crate::world::cluster()));
-        world.nodes[2].settings.keys = derived.find(|keys| (keys.key_id == own) == wanted).expect("one in 256");
+        let mut derived =
+            keys.map(|key: hepto_mesh::key::OverlayKey| key.derive(&crate::world::cluster()));
+        world.nodes[2].settings.keys = derived
+            .find(|keys| (keys.key_id == own) == wanted)
+            .expect("one in 256");
         world.boot(2);
         world.pass(seconds(120));
         let now = world.now;
         assert!(world.connected(0, 1));
-        assert!(world.nodes[0].report(now).members.iter().all(|member| member.name != name("n2")));
+        assert!(
+            world.nodes[0]
+                .report(now)
+                .members
+                .iter()
+                .all(|member| member.name != name("n2"))
+        );
         assert_eq!(world.nodes[2].report(now).members.len(), 0);
         let counters = world.nodes[0].report(now).counters;
-        assert!(if wanted { counters.undecryptable } else { counters.foreign_key } > 10);
-        let said = |node: usize| world.nodes[node].notices.iter().map(Notice::code).collect::<Vec<_>>();
+        assert!(
+            if wanted {
+                counters.undecryptable
+            } else {
+                counters.foreign_key
+            } > 10
+        );
+        let said = |node: usize| {
+            world.nodes[node]
+                .notices
+                .iter()
+                .map(Notice::code)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(said(0), ["W-MESH-FOREIGN-KEY"]);
         assert_eq!(said(2), ["E-MESH-ANCHORS"]);
-        assert!(world.nodes[2].notices[0].fix().expect("a fix").contains("overlay_key_file"));
+        assert!(
+            world.nodes[2].notices[0]
+                .fix()
+                .expect("a fix")
+                .contains("overlay_key_file")
+        );
     }
 }
 
@@ -174,14 +244,20 @@ fn a_node_with_a_wrong_key_never_appears_and_disturbs_nobody() {
 fn nodes_behind_two_nats_meet_at_their_observed_addresses() {
     let mut world = World::cluster(8, 5, 3);
     for (node, public) in [(3, "30.0.0.1"), (4, "30.0.0.2")] {
-        world.nodes[node].addresses = vec![format!("192.168.{node}.2").parse().expect("an address")];
+        world.nodes[node].addresses =
+            vec![format!("192.168.{node}.2").parse().expect("an address")];
         world.nodes[node].nat = Some(Nat::new(public.parse().expect("an address"), false));
     }
     (0..5).for_each(|node| world.boot(node));
-    world.within(seconds(60), "hole punched", |world| world.all_connected(&[0, 1, 2, 3, 4]));
+    world.within(seconds(60), "hole punched", |world| {
+        world.all_connected(&[0, 1, 2, 3, 4])
+    });
     let now = world.now;
     let own = world.nodes[3].report(now).own;
-    let observed = Endpoint::new(EndpointKind::Observed, "30.0.0.1:40000".parse().expect("an address"));
+    let observed = Endpoint::new(
+        EndpointKind::Observed,
+        "30.0.0.1:40000".parse().expect("an address"),
+    );
     assert!(own.endpoints.contains(&observed), "{:?}", own.endpoints);
 }
 
@@ -192,7 +268,10 @@ fn a_symmetric_nat_is_noticed() {
     world.nodes[3].nat = Some(Nat::new("30.0.0.1".parse().expect("an address"), true));
     (0..4).for_each(|node| world.boot(node));
     world.pass(seconds(60));
-    assert!(world.all_connected(&[0, 1, 2, 3]), "it can still call others");
+    assert!(
+        world.all_connected(&[0, 1, 2, 3]),
+        "it can still call others"
+    );
     let now = world.now;
     assert!(world.nodes[3].report(now).symmetric_nat);
     let codes: Vec<_> = world.nodes[3].notices.iter().map(Notice::code).collect();
@@ -211,12 +290,15 @@ fn traffic_that_waits_for_a_session_hurries_the_hello() {
         for _ in 0..10 {
             let now = world.now;
             let mut sessions = world.nodes[0].tunnel.sessions(now);
-            sessions.iter_mut().for_each(|session| session.wants = wants);
+            sessions
+                .iter_mut()
+                .for_each(|session| session.wants = wants);
             world.input(0, Input::Sessions(sessions));
             world.pass(seconds(1));
         }
         let tape = world.tape.take().expect("a tape").into_iter();
-        tape.filter(|(from, to, _)| (*from, *to) == (World::address(0), World::address(2))).count()
+        tape.filter(|(from, to, _)| (*from, *to) == (World::address(0), World::address(2)))
+            .count()
     };
     let (calm, hurried) = (asked(false), asked(true));
     assert!(calm <= 1 && (9..=11).contains(&hurried), "{calm} {hurried}");

@@ -23,7 +23,9 @@ fn a_cut_of_90_seconds_heals_within_15() {
         world.pass(seconds(before));
         world.nodes[1].cut_until = world.now + seconds(90);
         world.pass(seconds(90));
-        world.within(seconds(15), "healed", |world| world.all_connected(&[0, 1, 2, 3]));
+        world.within(seconds(15), "healed", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
     });
 }
 
@@ -34,7 +36,9 @@ fn a_cut_of_ten_minutes_heals_within_15() {
         world.nodes[0].cut_until = world.now + seconds(600);
         world.pass(seconds(600));
         assert!(world.all_connected(&[1, 2, 3]), "the anchor is not needed");
-        world.within(seconds(15), "healed", |world| world.all_connected(&[0, 1, 2, 3]));
+        world.within(seconds(15), "healed", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
     });
 }
 
@@ -48,7 +52,9 @@ fn a_node_that_moves_is_found_again_and_keeps_its_overlay_address() {
             world.pass(seconds(before));
             let address = std::net::Ipv4Addr::from(0x2800_0000 + world.below(1000));
             world.readdress(2, vec![address.into()]);
-            world.within(seconds(3), "found again", |world| world.all_connected(&[0, 1, 2, 3]));
+            world.within(seconds(3), "found again", |world| {
+                world.all_connected(&[0, 1, 2, 3])
+            });
         }
         assert_eq!(world.nodes[0].hosts[&name("n2")], hosts);
     });
@@ -61,7 +67,9 @@ fn a_node_that_moved_while_it_was_off_is_found_again() {
     world.pass(seconds(30));
     world.nodes[2].addresses = vec!["40.0.0.7".parse().expect("an address")];
     world.boot(2);
-    world.within(seconds(3), "found again", |world| world.all_connected(&[0, 1, 2, 3]));
+    world.within(seconds(3), "found again", |world| {
+        world.all_connected(&[0, 1, 2, 3])
+    });
 }
 
 #[test]
@@ -75,10 +83,15 @@ fn hosts_hold_everyone_and_sessions_outlive_every_event() {
     let settings = world.settings("late", &[World::address(0)]);
     let late = world.add(settings);
     world.boot(late);
-    world.within(seconds(3), "the sixth", |world| world.all_connected(&[0, 1, 2, 3, 4, 5]));
+    world.within(seconds(3), "the sixth", |world| {
+        world.all_connected(&[0, 1, 2, 3, 4, 5])
+    });
     world.pass(seconds(1000));
     let after: usize = world.nodes.iter().map(|node| node.handshakes).sum();
-    assert!(after <= handshakes.iter().sum::<usize>() + 10, "the core starts no handshake where there is a session");
+    assert!(
+        after <= handshakes.iter().sum::<usize>() + 10,
+        "the core starts no handshake where there is a session"
+    );
 }
 
 /// Two names that compute one IPv4 address at attempt 0.
@@ -112,21 +125,30 @@ fn a_collision_is_resolved_by_the_joiner_and_stays_resolved() {
         world.input(resident, Input::K3sStarted);
         world.pass(seconds(20));
         world.boot(joiner);
-        let moved = |world: &World| world.nodes[joiner].attempt > 0 && world.all_connected(&[0, 1, 2, 3]);
+        let moved =
+            |world: &World| world.nodes[joiner].attempt > 0 && world.all_connected(&[0, 1, 2, 3]);
         world.within(seconds(2), "moved", moved);
         assert_eq!(world.nodes[resident].attempt, 0);
-        assert_eq!(world.nodes[joiner].attempts, 2, "told at the start and once after");
+        assert_eq!(
+            world.nodes[joiner].attempts, 2,
+            "told at the start and once after"
+        );
         world.input(joiner, Input::K3sStarted);
         world.pass(seconds(60));
         let attempt = world.nodes[joiner].attempt;
         for node in 0..4 {
             let hosts = &world.nodes[node].hosts;
-            assert_eq!((hosts.len(), hosts[&first].len(), hosts[&second].len()), (4, 2, 2));
+            assert_eq!(
+                (hosts.len(), hosts[&first].len(), hosts[&second].len()),
+                (4, 2, 2)
+            );
             assert_ne!(hosts[&first][0], hosts[&second][0]);
         }
         world.kill(joiner);
         world.boot(joiner);
-        world.within(seconds(3), "return", |world| world.all_connected(&[0, 1, 2, 3]));
+        world.within(seconds(3), "return", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
         assert_eq!(world.nodes[joiner].attempt, attempt);
         assert!(world.nodes[resident].notices.is_empty());
     }
@@ -145,11 +167,27 @@ fn two_that_have_settled_apart_keep_their_addresses_and_others_decide_alike() {
     }
     world.boot(0);
     world.boot(1);
-    world.within(seconds(10), "start", |world| world.all_connected(&[0, 1, 2, 3]));
+    world.within(seconds(10), "start", |world| {
+        world.all_connected(&[0, 1, 2, 3])
+    });
     world.pass(seconds(60));
-    assert!((2..4).all(|node| world.nodes[node].notices.iter().any(|notice| notice.code() == "E-MESH-ADDRESS")));
-    let lengths = |node: usize| (world.nodes[node].hosts[&first].len(), world.nodes[node].hosts[&second].len());
-    assert_eq!(lengths(0).0 + lengths(0).1, 3, "one of them is reached over IPv6 alone");
+    assert!((2..4).all(|node| {
+        world.nodes[node]
+            .notices
+            .iter()
+            .any(|notice| notice.code() == "E-MESH-ADDRESS")
+    }));
+    let lengths = |node: usize| {
+        (
+            world.nodes[node].hosts[&first].len(),
+            world.nodes[node].hosts[&second].len(),
+        )
+    };
+    assert_eq!(
+        lengths(0).0 + lengths(0).1,
+        3,
+        "one of them is reached over IPv6 alone"
+    );
 }
 
 #[test]
@@ -159,19 +197,27 @@ fn a_restored_backup_goes_past_its_own_newer_record() {
     for _ in 0..3 {
         world.kill(2);
         world.boot(2);
-        world.within(seconds(3), "return", |world| world.all_connected(&[0, 1, 2]));
+        world.within(seconds(3), "return", |world| {
+            world.all_connected(&[0, 1, 2])
+        });
     }
     world.kill(2);
     world.nodes[2].disk = backup;
     world.nodes[2].addresses = vec!["40.0.0.9".parse().expect("an address")];
     world.boot(2);
-    world.within(seconds(5), "return", |world| world.all_connected(&[0, 1, 2]));
+    world.within(seconds(5), "return", |world| {
+        world.all_connected(&[0, 1, 2])
+    });
     world.pass(seconds(20));
     let now = world.now;
     let own = world.nodes[2].report(now).own.sequence;
     let held = |node: usize| {
         let saved = Saved::decode(&world.nodes[node].disk, &cluster()).expect("a book");
-        let member = saved.members.iter().find(|member| member.record.name() == &name("n2")).cloned();
+        let member = saved
+            .members
+            .iter()
+            .find(|member| member.record.name() == &name("n2"))
+            .cloned();
         member.expect("known").record.content().sequence
     };
     assert_eq!((held(0), held(1)), (own, own));
@@ -188,7 +234,13 @@ fn an_empty_disk_under_a_pinned_name_is_refused_and_reported_on_both_sides() {
     world.boot(2);
     world.pass(seconds(30));
     assert!(!world.reaches(2, 0) && !world.reaches(0, 2));
-    let said = |node: usize| world.nodes[node].notices.iter().map(Notice::code).collect::<Vec<_>>();
+    let said = |node: usize| {
+        world.nodes[node]
+            .notices
+            .iter()
+            .map(Notice::code)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(said(0), ["E-MESH-IDENTITY"]);
     assert_eq!(said(2), ["E-MESH-NAME-TAKEN"]);
 }
@@ -203,7 +255,11 @@ fn a_peer_without_contact_for_30_days_is_dormant_and_its_hello_wakes_it() {
     for node in [0, 1] {
         world.kill(node);
         let mut saved = Saved::decode(&world.nodes[node].disk, &cluster()).expect("a book");
-        for member in saved.members.iter_mut().filter(|member| member.record.name() == &name("n2")) {
+        for member in saved
+            .members
+            .iter_mut()
+            .filter(|member| member.record.name() == &name("n2"))
+        {
             member.idle = seconds(30 * 24 * 3600);
         }
         world.nodes[node].disk = saved.encode();
@@ -213,8 +269,16 @@ fn a_peer_without_contact_for_30_days_is_dormant_and_its_hello_wakes_it() {
     let now = world.now;
     assert!(!world.nodes[0].tunnel.has(&key));
     let report = world.nodes[0].report(now);
-    assert!(report.members.iter().any(|member| member.name == name("n2") && member.dormant));
-    assert!(world.nodes[0].hosts.contains_key(&name("n2")), "it is still known by name");
+    assert!(
+        report
+            .members
+            .iter()
+            .any(|member| member.name == name("n2") && member.dormant)
+    );
+    assert!(
+        world.nodes[0].hosts.contains_key(&name("n2")),
+        "it is still known by name"
+    );
     world.boot(2);
     world.within(seconds(3), "awake", |world| world.all_connected(&[0, 1, 2]));
 }

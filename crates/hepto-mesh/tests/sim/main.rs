@@ -14,7 +14,11 @@ mod world;
 
 /// Runs `test` with each seed, and says which one failed.
 fn seeds(few: u64, test: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().expect("a number"))
+    };
     let range = match number("HEPTO_SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("HEPTO_SIM_SEEDS").unwrap_or(few),

@@ -45,12 +45,20 @@ pub struct Nat {
 
 impl Nat {
     pub fn new(public: Ipv4Addr, symmetric: bool) -> Self {
-        Self { public, symmetric, ports: BTreeMap::new(), asked: BTreeSet::new() }
+        Self {
+            public,
+            symmetric,
+            ports: BTreeMap::new(),
+            asked: BTreeSet::new(),
+        }
     }
 
     fn outward(&mut self, to: SocketAddr) -> SocketAddr {
         let next = 40000 + u16::try_from(self.ports.len()).expect("few ports");
-        let port = *self.ports.entry(self.symmetric.then_some(to)).or_insert(next);
+        let port = *self
+            .ports
+            .entry(self.symmetric.then_some(to))
+            .or_insert(next);
         self.asked.insert((port, to));
         SocketAddr::new(self.public.into(), port)
     }
@@ -79,7 +87,6 @@ pub struct Node {
 }
 
 impl Node {
-
     pub fn report(&self, now: Instant) -> Report {
         self.core.as_ref().expect("it runs").report(now)
     }
@@ -93,22 +100,59 @@ pub enum Payload {
 
 #[derive(Debug)]
 enum Event {
-    Arrive { from: SocketAddr, to: SocketAddr, payload: Payload },
-    Timeout { node: usize, run: u64, at: Instant },
-    Second { node: usize, run: u64 },
-    Ready { node: usize, run: u64, key: [u8; 32] },
-    Sessions { node: usize, run: u64 },
-    Addresses { node: usize, run: u64 },
-    Resolved { node: usize, run: u64 },
+    Arrive {
+        from: SocketAddr,
+        to: SocketAddr,
+        payload: Payload,
+    },
+    Timeout {
+        node: usize,
+        run: u64,
+        at: Instant,
+    },
+    Second {
+        node: usize,
+        run: u64,
+    },
+    Ready {
+        node: usize,
+        run: u64,
+        key: [u8; 32],
+    },
+    Sessions {
+        node: usize,
+        run: u64,
+    },
+    Addresses {
+        node: usize,
+        run: u64,
+    },
+    Resolved {
+        node: usize,
+        run: u64,
+    },
 }
 
 impl Event {
     fn summary(&self) -> String {
         match self {
-            Event::Arrive { from, to, payload: Payload::Tunnel(packet) } => format!("{from} to {to}: {packet}"),
-            Event::Arrive { from, to, payload: Payload::Message(bytes) } => {
+            Event::Arrive {
+                from,
+                to,
+                payload: Payload::Tunnel(packet),
+            } => format!("{from} to {to}: {packet}"),
+            Event::Arrive {
+                from,
+                to,
+                payload: Payload::Message(bytes),
+            } => {
                 let hash = Blake2s256::digest(bytes);
-                format!("{from} to {to}: {} bytes {:02x}{:02x}", bytes.len(), hash[0], hash[1])
+                format!(
+                    "{from} to {to}: {} bytes {:02x}{:02x}",
+                    bytes.len(),
+                    hash[0],
+                    hash[1]
+                )
             }
             Event::Ready { node, key, .. } => format!("ready {node} {:02x}{:02x}", key[0], key[1]),
             Event::Timeout { node, run, .. } => format!("timeout {node} {run}"),
@@ -165,7 +209,10 @@ impl World {
     pub fn settings(&self, node: &str, anchors: &[SocketAddr]) -> Settings {
         let key: OverlayKey = KEY.parse().expect("a key");
         let ipv4 = "10.44.0.0/16".parse().expect("a prefix");
-        let anchor = |address: &SocketAddr| Anchor { host: address.ip().to_string(), port: address.port() };
+        let anchor = |address: &SocketAddr| Anchor {
+            host: address.ip().to_string(),
+            port: address.port(),
+        };
         Settings {
             cluster: cluster(),
             node: name(node),
@@ -231,8 +278,19 @@ impl World {
         let now = self.now;
         let it = &mut self.nodes[node];
         assert!(it.core.is_none(), "it runs already");
-        let saved = if it.disk.is_empty() { Saved::default() } else { Saved::decode(&it.disk, &cluster()).expect("a book") };
-        it.core = Some(Core::new(it.settings.clone(), it.identity.clone(), saved, boot, seed, now));
+        let saved = if it.disk.is_empty() {
+            Saved::default()
+        } else {
+            Saved::decode(&it.disk, &cluster()).expect("a book")
+        };
+        it.core = Some(Core::new(
+            it.settings.clone(),
+            it.identity.clone(),
+            saved,
+            boot,
+            seed,
+            now,
+        ));
         it.tunnel = Tunnel::new(it.identity.wireguard_public());
         it.run += 1;
         it.seconds = 0;
@@ -277,14 +335,31 @@ impl World {
                 Output::Transmit { to, bytes, .. } => self.send(node, to, Payload::Message(bytes)),
                 Output::Peer(PeerChange::Set(peer)) => {
                     it.tunnel.add(peer.public_key);
-                    self.at(millis(2), Event::Ready { node, run, key: peer.public_key });
+                    self.at(
+                        millis(2),
+                        Event::Ready {
+                            node,
+                            run,
+                            key: peer.public_key,
+                        },
+                    );
                 }
-                Output::Peer(PeerChange::Removed { public_key, .. }) => it.tunnel.remove(&public_key),
-                Output::Handshake { public_key, endpoint } => {
+                Output::Peer(PeerChange::Removed { public_key, .. }) => {
+                    it.tunnel.remove(&public_key)
+                }
+                Output::Handshake {
+                    public_key,
+                    endpoint,
+                } => {
                     it.handshakes += 1;
                     let clock = (it.clock + (now - self.start)).as_nanos() as u64;
-                    assert!(it.tunnel.has(&public_key), "a handshake before the tunnel has the peer");
-                    if let Some((to, packet)) = it.tunnel.handshake(&public_key, endpoint, clock, now) {
+                    assert!(
+                        it.tunnel.has(&public_key),
+                        "a handshake before the tunnel has the peer"
+                    );
+                    if let Some((to, packet)) =
+                        it.tunnel.handshake(&public_key, endpoint, clock, now)
+                    {
                         self.send(node, to, Payload::Tunnel(packet));
                     }
                 }
@@ -303,18 +378,25 @@ impl World {
 
     fn schedule(&mut self, node: usize) {
         let it = &mut self.nodes[node];
-        let Some(at) = it.core.as_ref().and_then(Core::next_timeout) else { return };
+        let Some(at) = it.core.as_ref().and_then(Core::next_timeout) else {
+            return;
+        };
         if it.timeout != Some(at) {
             it.timeout = Some(at);
             let run = it.run;
-            self.at(at.saturating_duration_since(self.now), Event::Timeout { node, run, at });
+            self.at(
+                at.saturating_duration_since(self.now),
+                Event::Timeout { node, run, at },
+            );
         }
     }
 
     fn send(&mut self, node: usize, to: SocketAddr, payload: Payload) {
         let it = &mut self.nodes[node];
         let same_family = it.addresses.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
-        let Some(ip) = same_family.copied() else { return };
+        let Some(ip) = same_family.copied() else {
+            return;
+        };
         if self.now < it.cut_until {
             return;
         }
@@ -362,9 +444,18 @@ impl World {
                 let class = hepto_mesh::seal::classify(&bytes, it.settings.keys.key_id);
                 match class {
                     hepto_mesh::seal::Class::Ours => {
-                        self.input(node, Input::Datagram { bytes: &bytes, from, to: Some(to.ip()) });
+                        self.input(
+                            node,
+                            Input::Datagram {
+                                bytes: &bytes,
+                                from,
+                                to: Some(to.ip()),
+                            },
+                        );
                     }
-                    hepto_mesh::seal::Class::Foreign => self.input(node, Input::ForeignKey { from }),
+                    hepto_mesh::seal::Class::Foreign => {
+                        self.input(node, Input::ForeignKey { from })
+                    }
                     hepto_mesh::seal::Class::Noise => {}
                 }
             }
@@ -388,7 +479,9 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Arrive { from, to, payload } => self.arrive(from, to, payload),
-            Event::Timeout { node, run, at } if self.runs(node, run) && self.nodes[node].timeout == Some(at) => {
+            Event::Timeout { node, run, at }
+                if self.runs(node, run) && self.nodes[node].timeout == Some(at) =>
+            {
                 self.nodes[node].timeout = None;
                 self.input(node, Input::Timeout);
             }
@@ -405,7 +498,9 @@ impl World {
                 self.at(millis(1000), Event::Second { node, run });
             }
             Event::Sessions { node, run } if self.runs(node, run) => self.sessions(node),
-            Event::Ready { node, run, key } if self.runs(node, run) => self.input(node, Input::PeerReady(key)),
+            Event::Ready { node, run, key } if self.runs(node, run) => {
+                self.input(node, Input::PeerReady(key))
+            }
             Event::Addresses { node, run } if self.runs(node, run) => {
                 let addresses = self.nodes[node].addresses.clone();
                 self.input(node, Input::Addresses(addresses));
@@ -448,7 +543,8 @@ impl World {
             steps = if at > self.now { 0 } else { steps + 1 };
             assert!(steps < 200_000, "time stands still");
             self.now = at;
-            self.trace.update((at - self.start).as_nanos().to_be_bytes());
+            self.trace
+                .update((at - self.start).as_nanos().to_be_bytes());
             self.trace.update(event.summary());
             if self.verbose {
                 eprintln!("{:?} {}", at - self.start, event.summary());
@@ -462,9 +558,18 @@ impl World {
     }
 
     /// Lets time pass until `done`; fails after `limit`. Returns the time taken.
-    pub fn within(&mut self, limit: Duration, what: &str, done: impl Fn(&Self) -> bool) -> Duration {
+    pub fn within(
+        &mut self,
+        limit: Duration,
+        what: &str,
+        done: impl Fn(&Self) -> bool,
+    ) -> Duration {
         let from = self.now;
-        assert!(self.pass_until(from + limit, done), "not within {limit:?}: {what}\n{}", self.describe());
+        assert!(
+            self.pass_until(from + limit, done),
+            "not within {limit:?}: {what}\n{}",
+            self.describe()
+        );
         self.now - from
     }
 
@@ -474,14 +579,17 @@ impl World {
         if a.core.is_none() || b.core.is_none() || self.now < a.cut_until.max(b.cut_until) {
             return false;
         }
-        let Some((session, endpoint)) = a.tunnel.live(&b.identity.wireguard_public(), self.now) else {
+        let Some((session, endpoint)) = a.tunnel.live(&b.identity.wireguard_public(), self.now)
+        else {
             return false;
         };
         let at_home = match &b.nat {
             None => endpoint.port() == PORT && b.addresses.contains(&endpoint.ip()),
             Some(nat) => endpoint.ip() == nat.public,
         };
-        at_home && b.tunnel.accepts(&a.identity.wireguard_public(), session, self.now)
+        at_home
+            && b.tunnel
+                .accepts(&a.identity.wireguard_public(), session, self.now)
     }
 
     pub fn connected(&self, one: usize, other: usize) -> bool {
@@ -490,12 +598,18 @@ impl World {
 
     /// Whether all of `nodes` reach one another.
     pub fn all_connected(&self, nodes: &[usize]) -> bool {
-        nodes.iter().all(|one| nodes.iter().all(|other| one >= other || self.connected(*one, *other)))
+        nodes.iter().all(|one| {
+            nodes
+                .iter()
+                .all(|other| one >= other || self.connected(*one, *other))
+        })
     }
 
     /// Nodes that run.
     pub fn running(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|node| self.nodes[*node].core.is_some()).collect()
+        (0..self.nodes.len())
+            .filter(|node| self.nodes[*node].core.is_some())
+            .collect()
     }
 
     /// A hash of all that happened.
@@ -506,11 +620,18 @@ impl World {
     fn describe(&self) -> String {
         let mut text = format!("at {:?}\n", self.now - self.start);
         for one in self.running() {
-            let missing: Vec<usize> =
-                self.running().into_iter().filter(|other| one != *other && !self.reaches(one, *other)).collect();
+            let missing: Vec<usize> = self
+                .running()
+                .into_iter()
+                .filter(|other| one != *other && !self.reaches(one, *other))
+                .collect();
             if !missing.is_empty() {
                 let report = self.nodes[one].report(self.now);
-                text += &format!("n{one} misses {missing:?}, knows {}, {:?}\n", report.members.len(), report.counters);
+                text += &format!(
+                    "n{one} misses {missing:?}, knows {}, {:?}\n",
+                    report.members.len(),
+                    report.counters
+                );
             }
         }
         text

@@ -8,7 +8,7 @@ fn name(text: &str) -> NodeName {
 
 fn book(now: Instant) -> Book {
     Book::new(
-        testing::cluster(),
+        testing::prefixes(),
         record("self", 1, &[]),
         Vec::new(),
         Vec::new(),
@@ -221,7 +221,7 @@ fn idle_time_is_ours_and_goes_on_after_a_restart() {
         idle: Duration::from_secs(100),
     };
     let mut book = Book::new(
-        testing::cluster(),
+        testing::prefixes(),
         record("self", 1, &[]),
         vec![member],
         Vec::new(),
