@@ -102,8 +102,8 @@ impl Liar {
             .clone()
             .into_iter()
             .filter_map(|(_, _, bytes)| self.seal.open(&bytes));
-        let heads = bodies.filter_map(|body| Head::parse(&body).map(|(head, _)| head));
-        let Some(asked) = heads.filter(|head| head.kind == Kind::Sync).last() else {
+        let mut heads = bodies.filter_map(|body| Head::parse(&body).map(|(head, _)| head));
+        let Some(asked) = heads.rfind(|head| head.kind == Kind::Sync) else {
             return;
         };
         self.counter += 1;
