@@ -39,10 +39,7 @@ const BLOCKING_THREADS: usize = 4;
 
 /// Runs the node until it is told to stop.
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let Some((config, _)) = super::config::read(&args.config) else {
-        return Ok(Exit::BadConfig.into());
-    };
-    log(args.log_format)?;
+    // First: to others than root, every key file would look like an error of the config.
     if !rustix::process::geteuid().is_root() {
         return Err(Fault::new(
             "E-RUN-ROOT",
@@ -52,6 +49,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .exit(Exit::NoPermission)
         .into());
     }
+    let Some((config, _)) = super::config::read(&args.config) else {
+        return Ok(Exit::BadConfig.into());
+    };
+    log(args.log_format)?;
     keep_out_of_core_files();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -253,7 +253,13 @@ impl<'a> Life<'a> {
         self.uplink = uplink;
         let index = match uplink {
             UplinkState::Up { ifindex, .. } => Some(ifindex),
-            UplinkState::WaitingForParent => None,
+            UplinkState::WaitingForParent => {
+                tracing::warn!(
+                    interface = self.config.network.interface,
+                    "the host has no such interface: plug it in, or correct network.interface; it is taken up when it appears"
+                );
+                None
+            }
         };
         if let Err(error) = self.tunnel.set_uplink(index) {
             tracing::error!(%error, "cannot bind the mesh's socket to the uplink; restart the node");
