@@ -26,7 +26,7 @@ fn ten_seconds_of_garbage_replays_and_fragments_disturb_nothing() {
             "a handshake was recorded"
         );
 
-        let before = nodes[0].resident();
+        let before = nodes[0].memory().own;
         let neighbour = lab.home(9);
         let pod = pod(&nodes[1]);
         let over = AtomicBool::new(false);
@@ -74,7 +74,7 @@ fn endure(nodes: &[Node], time: Duration) -> u64 {
             asked += 1;
             heard += u32::from(nodes[2].echo(Echo::new(to)).is_ok());
         }
-        peak = peak.max(nodes[0].resident());
+        peak = peak.max(nodes[0].memory().own);
         thread::sleep(Duration::from_millis(50));
     }
     // A full queue loses packets, as any line does; the mesh itself stays.

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hepto_mesh::address::Prefixes;
 use hepto_mesh::name::{ClusterName, NodeName};
-use hepto_tests::{Node, Recipe, isolated};
+use hepto_tests::{Node, Recipe, isolated, within};
 
-use crate::{SOON, new_lab};
+use crate::{PROGRAM, SOON, new_lab};
 
 /// Small, so that a pair is soon found.
 const OVERLAY: &str = "10.44.0.0/24";
@@ -48,6 +49,51 @@ fn an_ipv4_collision_is_resolved_by_the_joiner_and_stays_resolved() {
         nodes.iter_mut().rev().for_each(Node::start);
         assert_eq!(settled(&nodes, address), resolved);
     });
+}
+
+#[test]
+fn an_ipv4_collision_is_resolved_before_the_joiners_k3s_starts() {
+    isolated(|| {
+        let lab = new_lab();
+        let (first, second, address) = colliding(&lab.cluster);
+        let recipe = |number, name: &str| {
+            Recipe {
+                master: first.clone(),
+                ..lab.recipe(number, name)
+            }
+            .with("mesh", &format!("ipv4 = {OVERLAY:?}"))
+        };
+        let k3s = format!("binary = {:?}", stand_in());
+        let joiner = recipe(2, &second).without("k3s").with("k3s", &k3s);
+        let mut nodes = [
+            lab.node(&lab.home(1), recipe(1, &first)),
+            lab.node(&lab.home(2), joiner),
+        ];
+        nodes[0].start();
+        nodes[0].overlay();
+        nodes[1].start();
+        let read = || nodes[1].exec(&["cat", "/etc/rancher/k3s/config.yaml"]);
+        let (told, _) = within(SOON, "k3s is told its settings", read);
+        let [ipv4, _] = nodes[1].overlay();
+        assert_ne!(ipv4, address);
+        assert!(told.contains(&ipv4.to_string()), "{ipv4} in:\n{told}");
+        assert!(
+            !told.contains(&format!("{address},")),
+            "{address} in:\n{told}"
+        );
+        assert!(nodes[1].stop(SOON).success());
+    });
+}
+
+/// The stand-in for k3s, which `cargo build -p hepto-tests --bins` puts beside the program under test.
+fn stand_in() -> PathBuf {
+    let path = Path::new(PROGRAM).with_file_name("k3s-stand-in");
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build --workspace --bins",
+        path.display()
+    );
+    path
 }
 
 /// Waits until the first node has kept the address and the second reaches it from another.

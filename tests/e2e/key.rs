@@ -72,7 +72,7 @@ fn no_anchor(node: &Node) -> Result<Value, String> {
     let problems = status["problems"].as_array().cloned().unwrap_or_default();
     let found = problems
         .into_iter()
-        .find(|problem| problem["code"] == "E-MESH-NO-ANCHOR");
+        .find(|problem| problem["code"] == "E-MESH-ANCHORS");
     found.ok_or_else(|| status["problems"].to_string())
 }
 

@@ -1,12 +1,16 @@
 //! Nothing is left behind.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
-use hepto_tests::{Inventory, Node, Recipe, isolated};
+use hepto_tests::{Inventory, Node, Recipe, Space, isolated};
+use nix::mount::{MsFlags, mount};
 
 use crate::{SOON, new_lab, seconds};
+
+const NONE: Option<&str> = None;
 
 #[test]
 fn a_stop_by_signal_leaves_nothing() {
@@ -50,7 +54,7 @@ fn leaves_nothing(stop: impl FnOnce(&mut Node)) {
     nodes[1].start();
     nodes[1].overlay();
     let during = Inventory::of(nodes[1].home());
-    for kind in ["mount ", "process ", "nft ", "file ", "socket unix "] {
+    for kind in ["mount ", "process ", "file ", "socket unix "] {
         let more = during.more_than(&before);
         assert!(
             more.iter().any(|item| item.starts_with(kind)),
@@ -117,17 +121,51 @@ fn a_run_that_fails_half_way_leaves_nothing() {
     isolated(|| {
         let lab = new_lab();
         let home = lab.home(1);
-        // The namespace's place is taken by something that is not ours: found only after the start.
-        let taken = format!("/run/netns/hepto-{}.mars", lab.cluster);
+        // The namespace can be made, the overlay's interface in it cannot.
+        let hide = || {
+            mount(
+                Some("/dev/null"),
+                "/dev/net/tun",
+                NONE,
+                MsFlags::MS_BIND,
+                NONE,
+            )
+        };
         home.space()
-            .run(|| {
-                std::fs::create_dir_all("/run/netns")?;
-                std::fs::write(&taken, "")
-            })
+            .run(hide)
             .expect("the home lives")
-            .expect("its /run can be written");
+            .expect("a bind");
         let mut node = lab.node(&home, lab.recipe(1, "mars"));
-        refused(&mut node, 1, "E-NET");
+        refused(&mut node, 1, "E-TUNNEL");
+    });
+}
+
+#[test]
+fn a_namespace_of_someone_else_is_refused_and_left_alone() {
+    isolated(|| {
+        let lab = new_lab();
+        let home = lab.home(1);
+        let other = Space::private().expect("a namespace");
+        let place = format!("/run/netns/hepto-{}.mars", lab.cluster);
+        // As `ip netns add` leaves it.
+        let folder = || {
+            std::fs::create_dir("/run/netns")?;
+            mount(
+                Some("/run/netns"),
+                "/run/netns",
+                NONE,
+                MsFlags::MS_BIND,
+                NONE,
+            )?;
+            mount(NONE, "/run/netns", NONE, MsFlags::MS_SHARED, NONE).map_err(std::io::Error::from)
+        };
+        let made = home.space().run(folder).expect("the home lives");
+        made.expect("its /run");
+        home.space().pin(&other, &place).expect("a pin");
+        let mut node = lab.node(&home, lab.recipe(1, "mars"));
+        refused(&mut node, 1, "E-NET-FOREIGN");
+        let there = home.space().network_at(Path::new(&place));
+        there.expect("it is still there");
     });
 }
 

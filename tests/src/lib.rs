@@ -23,7 +23,7 @@ pub use filter::Filter;
 pub use hepto_net::lab::{Echo, Home, LAN, Space, Street, echo, throughput};
 pub use inventory::Inventory;
 pub use isolate::{isolated, isolated_for};
-pub use node::Node;
+pub use node::{Memory, Node};
 pub use slow::SlowLine;
 pub use town::{Lab, Recipe};
 pub use wait::{until, within};

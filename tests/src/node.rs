@@ -17,6 +17,15 @@ use serde_json::Value;
 
 use crate::{Recipe, until, within};
 
+/// What a process has in memory, bytes (proc(5)).
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// All of it.
+    pub resident: u64,
+    /// What is not the code and data of its program's file.
+    pub own: u64,
+}
+
 /// A node in a home. Dropping it kills its process; after a failed test its log is printed.
 #[derive(Debug)]
 pub struct Node {
@@ -291,24 +300,26 @@ impl Node {
         });
     }
 
-    /// The resident memory of the supervisor, bytes.
+    /// The memory of the supervisor.
     ///
     /// # Panics
     /// When it was not started.
     #[must_use]
-    pub fn resident(&self) -> u64 {
+    pub fn memory(&self) -> Memory {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("a running process has a status");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("a process has memory");
-        let kilobytes: u64 = line
-            .trim()
-            .trim_end_matches(" kB")
-            .parse()
-            .expect("a number");
-        kilobytes * 1024
+        let bytes = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kilobytes = line
+                .expect("a process has memory")
+                .trim()
+                .trim_end_matches(" kB");
+            kilobytes.parse::<u64>().expect("a number") * 1024
+        };
+        Memory {
+            resident: bytes("VmRSS:"),
+            own: bytes("RssAnon:"),
+        }
     }
 
     /// Runs a program in the node's network, with its hosts file and resolver (`exec --net`).

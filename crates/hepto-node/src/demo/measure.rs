@@ -9,6 +9,7 @@ use hepto_net::lab::throughput;
 
 use super::interrupt::Interrupt;
 use super::neighbour::Neighbour;
+use super::progress::tell;
 use super::town::Town;
 
 /// How long a cut is shown.
@@ -83,11 +84,11 @@ pub fn cut_and_heal(town: &Town, interrupt: &Interrupt) -> anyhow::Result<()> {
         .context("a node has overlay addresses")?;
     let patience = Duration::from_millis(250);
 
-    println!(
+    tell(&format!(
         "cutting the home of {} off for {} s",
         victim.name,
         CUT.as_secs()
-    );
+    ))?;
     town.street.cut(&victim.home)?;
     let start = Instant::now();
     let (mut asked, mut heard) = (0u32, 0u32);
@@ -97,17 +98,17 @@ pub fn cut_and_heal(town: &Town, interrupt: &Interrupt) -> anyhow::Result<()> {
         interrupt.pause(Duration::from_millis(100))?;
     }
     let loss = 100 * (asked - heard) / asked;
-    println!(
+    tell(&format!(
         "  {} asked {} {asked} times and heard {heard} answers: {loss} % loss",
         witness.name, victim.name
-    );
+    ))?;
     ensure!(
         heard == 0,
         "{} answered through a line that was cut",
         victim.name
     );
 
-    println!("healing it");
+    tell("healing it")?;
     town.street.heal(&victim.home)?;
     let start = Instant::now();
     while !witness.hears(to, patience)? {
@@ -119,12 +120,12 @@ pub fn cut_and_heal(town: &Town, interrupt: &Interrupt) -> anyhow::Result<()> {
             RETURN.as_secs()
         );
     }
-    println!(
+    tell(&format!(
         "  {} hears {} again after {:.1} s, nobody restarted\n",
         witness.name,
         victim.name,
         start.elapsed().as_secs_f64()
-    );
+    ))?;
     Ok(())
 }
 

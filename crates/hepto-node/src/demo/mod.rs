@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use crate::cli::DemoArgs;
 use crate::fault::{Exit, Fault};
 use interrupt::Interrupt;
-use progress::Progress;
+use progress::{Progress, tell};
 use town::Town;
 
 /// For how long the throughput is measured.
@@ -56,19 +56,19 @@ fn show(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
     }
     progress.done();
 
-    println!("{}", town.introduction());
-    println!("{}", measure::reach(&town, interrupt)?);
-    println!("{}", measure::stream(&town, STREAM)?);
+    tell(&town.introduction())?;
+    tell(&measure::reach(&town, interrupt)?)?;
+    tell(&measure::stream(&town, STREAM)?)?;
     if args.cut {
         measure::cut_and_heal(&town, interrupt)?;
     }
     interrupt.check()?;
     if args.keep {
-        println!("{}", town.directions());
-        println!("To end it all: {}", town.keep());
+        tell(&town.directions())?;
+        tell(&format!("To end it all: {}", town.keep()))?;
     } else if io::stdout().is_terminal() {
-        println!("{}", town.directions());
-        println!("Ctrl-C ends it all and leaves nothing behind.");
+        tell(&town.directions())?;
+        tell("Ctrl-C ends it all and leaves nothing behind.")?;
         interrupt.wait();
     }
     Ok(ExitCode::SUCCESS)

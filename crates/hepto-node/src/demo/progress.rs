@@ -1,8 +1,9 @@
 //! What the demo is doing: a moving line on a terminal, plain lines elsewhere.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The place where steps are told.
@@ -35,7 +36,7 @@ impl Progress {
                 bar.set_position(0);
                 bar.set_message(what.to_owned());
             }
-            None => eprintln!("{what}"),
+            None => say(what),
         }
     }
 
@@ -43,7 +44,7 @@ impl Progress {
     pub fn part(&self, what: &str) {
         match &self.bar {
             Some(bar) => bar.inc(1),
-            None => eprintln!("  {what}"),
+            None => say(&format!("  {what}")),
         }
     }
 
@@ -53,6 +54,19 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+/// A line on standard error. That nobody reads it is no reason to stop, least of all while cleaning up.
+pub fn say(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A line on standard output.
+///
+/// # Errors
+/// When nobody reads it: what is shown is what the demo is for.
+pub fn tell(line: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{line}").context("cannot write to standard output")
 }
 
 impl Drop for Progress {

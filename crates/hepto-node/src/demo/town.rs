@@ -16,7 +16,7 @@ use nix::unistd::mkdtemp;
 use super::interrupt::Interrupt;
 use super::measure::table;
 use super::neighbour::Neighbour;
-use super::progress::Progress;
+use super::progress::{Progress, say};
 use crate::status::Status;
 
 const CLUSTER: &str = "demo";
@@ -31,10 +31,20 @@ const NAMES: [&str; 20] = [
 const MESH_PATIENCE: Duration = Duration::from_secs(60);
 /// How long k3s may take in every node: a first start unpacks itself and makes certificates.
 const K3S_PATIENCE: Duration = Duration::from_secs(600);
+/// After so many restarts k3s is not going to serve.
+const K3S_RESTARTS: u64 = 3;
 /// How long a node may take to stop.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// The same when k3s has pods to end.
 const K3S_STOP_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What one look at a node's report says.
+enum Outlook {
+    /// It is as wanted; the sentence tells it.
+    Done(String),
+    /// Something lacks still.
+    Lacking(String),
+}
 
 /// The street with its homes. Dropping it stops the nodes and removes everything.
 #[derive(Debug)]
@@ -182,36 +192,42 @@ cluster_key_file = {cluster:?}
         self.await_each(MESH_PATIENCE, progress, interrupt, |neighbour, status| {
             neighbour.overlay = status.mesh.addresses.clone();
             neighbour.overlay.sort();
-            if status.mesh.reachable < count {
-                return Err(format!(
-                    "reaches {} of {count} nodes",
-                    status.mesh.reachable
-                ));
+            let reachable = status.mesh.reachable;
+            if reachable < count {
+                return Ok(Outlook::Lacking(format!(
+                    "reaches {reachable} of {count} nodes"
+                )));
             }
-            Ok(format!(
+            Ok(Outlook::Done(format!(
                 "{} reaches {count} of {count} nodes",
                 neighbour.name
-            ))
+            )))
         })
     }
 
     /// Waits until k3s serves in every node.
+    ///
+    /// # Errors
+    /// When it does not, or ends again and again.
     pub fn await_k3s(&mut self, progress: &Progress, interrupt: &Interrupt) -> anyhow::Result<()> {
         progress.step("waiting until k3s is ready in every home", self.homes.len());
-        self.await_each(
-            K3S_PATIENCE,
-            progress,
-            interrupt,
-            |neighbour, status| match &status.k3s {
-                Some(k3s) if k3s.ready => Ok(format!("k3s of {} is ready", neighbour.name)),
-                Some(k3s) => Err(format!(
-                    "k3s is {}: {}",
-                    k3s.state,
-                    k3s.detail.as_deref().unwrap_or("no more is known")
-                )),
-                None => Err("k3s is not known to the node".to_owned()),
-            },
-        )
+        self.await_each(K3S_PATIENCE, progress, interrupt, |neighbour, status| {
+            let k3s = status
+                .k3s
+                .as_ref()
+                .context("k3s is not known to the node")?;
+            if k3s.ready {
+                return Ok(Outlook::Done(format!("k3s of {} is ready", neighbour.name)));
+            }
+            let detail = k3s.detail.as_deref().unwrap_or("no more is known");
+            ensure!(
+                u64::from(k3s.restarts) < K3S_RESTARTS,
+                "k3s of {} has ended {} times: {detail}",
+                neighbour.name,
+                k3s.restarts
+            );
+            Ok(Outlook::Lacking(format!("k3s is {}: {detail}", k3s.state)))
+        })
     }
 
     /// Asks every node until `satisfied` with its report.
@@ -220,7 +236,7 @@ cluster_key_file = {cluster:?}
         patience: Duration,
         progress: &Progress,
         interrupt: &Interrupt,
-        satisfied: impl Fn(&mut Neighbour, &Status) -> Result<String, String>,
+        satisfied: impl Fn(&mut Neighbour, &Status) -> anyhow::Result<Outlook>,
     ) -> anyhow::Result<()> {
         let start = Instant::now();
         for neighbour in &mut self.homes {
@@ -228,9 +244,9 @@ cluster_key_file = {cluster:?}
             loop {
                 interrupt.check()?;
                 if let Some(status) = neighbour.status(&self.program)? {
-                    match satisfied(neighbour, &status) {
-                        Ok(done) => break progress.part(&done),
-                        Err(what) => lacking = what,
+                    match satisfied(neighbour, &status)? {
+                        Outlook::Done(what) => break progress.part(&what),
+                        Outlook::Lacking(what) => lacking = what,
                     }
                 }
                 if start.elapsed() > patience {
@@ -342,7 +358,7 @@ impl Drop for Town {
             );
         }
         for failure in failures {
-            eprintln!("warning: {failure:#}");
+            say(&format!("warning: {failure:#}"));
         }
     }
 }
