@@ -47,12 +47,12 @@ pub(crate) struct Meter {
     rx_bytes: AtomicU64,
     tx_packets: AtomicU64,
     tx_bytes: AtomicU64,
-    drops: [AtomicU64; Drop::COUNT],
+    drops: [AtomicU64; Reason::COUNT],
 }
 
 /// Why a packet or datagram went no further, or aside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Drop {
+pub(crate) enum Reason {
     NoPeer,
     NoSession,
     Unroutable,
@@ -67,8 +67,8 @@ pub(crate) enum Drop {
     Sink,
 }
 
-impl Drop {
-    const COUNT: usize = Drop::Sink as usize + 1;
+impl Reason {
+    const COUNT: usize = Reason::Sink as usize + 1;
 }
 
 impl Meter {
@@ -82,31 +82,31 @@ impl Meter {
         self.tx_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    pub(crate) fn drop(&self, reason: Drop, packets: u64) {
+    pub(crate) fn drop(&self, reason: Reason, packets: u64) {
         if packets > 0 {
             self.drops[reason as usize].fetch_add(packets, Ordering::Relaxed);
         }
     }
 
     pub(crate) fn read(&self) -> Counters {
-        let drops = |reason: Drop| self.drops[reason as usize].load(Ordering::Relaxed);
+        let drops = |reason: Reason| self.drops[reason as usize].load(Ordering::Relaxed);
         Counters {
             rx_packets: self.rx_packets.load(Ordering::Relaxed),
             rx_bytes: self.rx_bytes.load(Ordering::Relaxed),
             tx_packets: self.tx_packets.load(Ordering::Relaxed),
             tx_bytes: self.tx_bytes.load(Ordering::Relaxed),
-            no_peer: drops(Drop::NoPeer),
-            no_session: drops(Drop::NoSession),
-            unroutable: drops(Drop::Unroutable),
-            send_failed: drops(Drop::SendFailed),
-            spoofed: drops(Drop::Spoofed),
-            malformed: drops(Drop::Malformed),
-            unknown_session: drops(Drop::UnknownSession),
-            unauthentic: drops(Drop::Unauthentic),
-            handshakes_refused: drops(Drop::HandshakeRefused),
-            rate_limited: drops(Drop::RateLimited),
-            tun_failed: drops(Drop::TunFailed),
-            sink: drops(Drop::Sink),
+            no_peer: drops(Reason::NoPeer),
+            no_session: drops(Reason::NoSession),
+            unroutable: drops(Reason::Unroutable),
+            send_failed: drops(Reason::SendFailed),
+            spoofed: drops(Reason::Spoofed),
+            malformed: drops(Reason::Malformed),
+            unknown_session: drops(Reason::UnknownSession),
+            unauthentic: drops(Reason::Unauthentic),
+            handshakes_refused: drops(Reason::HandshakeRefused),
+            rate_limited: drops(Reason::RateLimited),
+            tun_failed: drops(Reason::TunFailed),
+            sink: drops(Reason::Sink),
         }
     }
 }

@@ -158,3 +158,6 @@ impl Delivered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::address::Endpoint;
 use crate::batch::{DATAGRAM, Inbox, MESSAGES, Outbox, Slice};
-use crate::counter::Drop;
+use crate::counter::Reason;
 use crate::delivery::Delivery;
 use crate::peer::{Peer, State};
 use crate::protocol::{Admission, HANDSHAKE, Message, Opened};
@@ -54,9 +54,9 @@ impl Tally {
     }
 
     fn count(&self, shared: &Shared) {
-        shared.meter.drop(Drop::UnknownSession, self.unknown);
-        shared.meter.drop(Drop::Malformed, self.malformed);
-        shared.meter.drop(Drop::Unauthentic, self.refused);
+        shared.meter.drop(Reason::UnknownSession, self.unknown);
+        shared.meter.drop(Reason::Malformed, self.malformed);
+        shared.meter.drop(Reason::Unauthentic, self.refused);
     }
 }
 
@@ -131,7 +131,9 @@ impl Receiver {
                     let end = next + run.count();
                     match table.indexed(index) {
                         Some(slot) => self.open_run(next..end, slot, table, shared),
-                        None => shared.meter.drop(Drop::UnknownSession, (end - next) as u64),
+                        None => shared
+                            .meter
+                            .drop(Reason::UnknownSession, (end - next) as u64),
                     }
                     next = end;
                 }
@@ -201,8 +203,8 @@ impl Receiver {
         peer.traffic
             .received(authentic, delivered.packets, delivered.bytes);
         shared.meter.received(delivered.packets, delivered.bytes);
-        shared.meter.drop(Drop::Spoofed, delivered.spoofed);
-        shared.meter.drop(Drop::TunFailed, delivered.failed);
+        shared.meter.drop(Reason::Spoofed, delivered.spoofed);
+        shared.meter.drop(Reason::TunFailed, delivered.failed);
     }
 
     /// A handshake message: past the door, to the peer that it names.
@@ -217,11 +219,11 @@ impl Receiver {
             {
                 Admission::Pass => {}
                 Admission::Cookie(length) => {
-                    shared.meter.drop(Drop::RateLimited, 1);
+                    shared.meter.drop(Reason::RateLimited, 1);
                     self.post(&reply[..length], endpoint);
                     return;
                 }
-                Admission::Refused => return shared.meter.drop(Drop::HandshakeRefused, 1),
+                Admission::Refused => return shared.meter.drop(Reason::HandshakeRefused, 1),
             }
         }
         let slot = match message {
@@ -234,7 +236,7 @@ impl Receiver {
             }
         };
         let Some(slot) = slot else {
-            return shared.meter.drop(Drop::HandshakeRefused, 1);
+            return shared.meter.drop(Reason::HandshakeRefused, 1);
         };
         let peer = table.peer(slot);
         let mut out = [0; HANDSHAKE];
@@ -261,16 +263,16 @@ impl Receiver {
                 if state.stale(Instant::now()) {
                     shared.changed.raise();
                 }
-                shared.meter.drop(Drop::HandshakeRefused, 1);
+                shared.meter.drop(Reason::HandshakeRefused, 1);
             }
             Opened::Cookie => {}
-            _ => shared.meter.drop(Drop::HandshakeRefused, 1),
+            _ => shared.meter.drop(Reason::HandshakeRefused, 1),
         }
     }
 
     fn hand_over(&mut self, slice: &Slice, shared: &Shared) {
         let arrival = self.inbox.arrival(slice.arrival);
-        shared.meter.drop(Drop::Sink, 1);
+        shared.meter.drop(Reason::Sink, 1);
         (self.sink)(Datagram {
             bytes: self.inbox.bytes(slice),
             from: arrival.from,

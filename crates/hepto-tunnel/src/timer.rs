@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use crate::address::Endpoint;
-use crate::counter::Drop;
+use crate::counter::Reason;
 use crate::peer::Peer;
 use crate::protocol::HANDSHAKE;
 use crate::tunnel::Shared;
@@ -26,7 +26,7 @@ pub(crate) fn run(shared: &Shared) {
             let ticked = entry.peer.tick(now, &shared.patience, &mut out);
             changed |= ticked.changed;
             live.extend(ticked.live);
-            shared.meter.drop(Drop::NoSession, ticked.dropped);
+            shared.meter.drop(Reason::NoSession, ticked.dropped);
             if let Some((length, endpoint)) = ticked.message {
                 send(&out[..length], endpoint, &mut blocked, &entry.peer, shared);
             }

@@ -40,6 +40,22 @@ impl Tun {
     /// # Errors
     /// No access to `/dev/net/tun`, a name that the kernel refuses, or an interface that another process holds.
     pub fn open(name: &str) -> Result<Tun, Error> {
+        Tun::open_framed(name, true).or_else(|error| match &error {
+            // A kernel without IFF_VNET_HDR.
+            Error::TunSetup { source, .. } if source.raw_os_error() == Some(libc::EINVAL) => {
+                Tun::open_framed(name, false)
+            }
+            _ => Err(error),
+        })
+    }
+
+    /// As on a kernel without IFF_VNET_HDR.
+    #[cfg(test)]
+    pub(crate) fn open_without_header(name: &str) -> Result<Tun, Error> {
+        Tun::open_framed(name, false)
+    }
+
+    fn open_framed(name: &str, framed: bool) -> Result<Tun, Error> {
         let refused = |byte: u8| byte == b'/' || byte == 0 || byte.is_ascii_whitespace();
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.bytes().any(refused) {
             return Err(Error::TunName(name.to_owned()));
@@ -50,18 +66,12 @@ impl Tun {
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open("/dev/net/tun")
             .map_err(Error::TunDevice)?;
-        let mut tun = Tun {
+        let tun = Tun {
             file,
             name: name.to_owned(),
-            framed: true,
+            framed,
         };
-        tun.attach(libc::IFF_VNET_HDR).or_else(|error| {
-            if !matches!(&error, Error::TunSetup { source, .. } if source.raw_os_error() == Some(libc::EINVAL)) {
-                return Err(error);
-            }
-            tun.framed = false;
-            tun.attach(0)
-        })?;
+        tun.attach(if framed { libc::IFF_VNET_HDR } else { 0 })?;
         tun.persist()?;
         tun.set_header()?;
         tun.lengthen_queue();

@@ -86,7 +86,7 @@ impl Shared {
     /// Counts what a flush lost and acts on what it found.
     pub(crate) fn flushed(&self, flushed: Flushed, table: &Table) {
         self.meter
-            .drop(crate::counter::Drop::SendFailed, flushed.lost);
+            .drop(crate::counter::Reason::SendFailed, flushed.lost);
         if flushed.segments_refused {
             self.ladder.drop_segments();
         }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::batch::{MESSAGES, Outbox};
-use crate::counter::Drop;
+use crate::counter::Reason;
 use crate::offload::header::Header;
 use crate::offload::segment::Segments;
 use crate::packet;
@@ -85,7 +85,7 @@ impl Sender {
                     used = start + length;
                     self.failing = false;
                 }
-                Ok((None, _)) => shared.meter.drop(Drop::Unroutable, 1),
+                Ok((None, _)) => shared.meter.drop(Reason::Unroutable, 1),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -113,7 +113,7 @@ impl Sender {
         for frame in &mut self.frames {
             let packet = &self.bytes[frame.start..frame.start + frame.length];
             let Some(destination) = packet::destination(packet) else {
-                shared.meter.drop(Drop::Unroutable, 1);
+                shared.meter.drop(Reason::Unroutable, 1);
                 continue;
             };
             frame.slot = match last {
@@ -122,7 +122,7 @@ impl Sender {
             };
             last = Some((destination, frame.slot));
             if frame.slot.is_none() {
-                shared.meter.drop(Drop::NoPeer, 1);
+                shared.meter.drop(Reason::NoPeer, 1);
             }
         }
         self.frames.retain(|frame| frame.slot.is_some());
@@ -160,7 +160,7 @@ impl Sender {
         for frame in &frames[run] {
             let packet = &mut bytes[frame.start..frame.start + frame.length];
             let Ok(mut segments) = Segments::new(&frame.header, packet) else {
-                shared.meter.drop(Drop::Unroutable, 1);
+                shared.meter.drop(Reason::Unroutable, 1);
                 continue;
             };
             while let Some(segment) = segments.next() {
@@ -185,7 +185,7 @@ impl Sender {
         for frame in &self.frames[run] {
             let packet = &mut self.bytes[frame.start..frame.start + frame.length];
             let Ok(mut segments) = Segments::new(&frame.header, packet) else {
-                shared.meter.drop(Drop::Unroutable, 1);
+                shared.meter.drop(Reason::Unroutable, 1);
                 continue;
             };
             while let Some(segment) = segments.next() {
@@ -193,7 +193,7 @@ impl Sender {
             }
         }
         peer.traffic.dropped(dropped);
-        shared.meter.drop(Drop::NoSession, dropped);
+        shared.meter.drop(Reason::NoSession, dropped);
         if news {
             shared.changed.raise();
         }
