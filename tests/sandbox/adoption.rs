@@ -188,7 +188,7 @@ fn both_killed() -> Result<()> {
         let node = Node::new("grumpy")?;
         let mut sandbox = node.start().await?;
         spawn(&mut sandbox, script("k3s", CHATTER)).await?;
-        node.shell("mkdir -p /sys/fs/cgroup/memory/kubepods/pod1")?;
+        node.shell("mkdir -p $PODS/pod1")?;
         let init = node.init()?;
         drop(sandbox);
         kill(init, Signal::SIGKILL)?;

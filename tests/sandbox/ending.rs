@@ -34,8 +34,8 @@ fn told() -> Result<()> {
         // A pod's process is nobody's child, in a cgroup below kubepods; its shim is there too on some hosts.
         fs::copy("/bin/sleep", "/srv/data/containerd-shim")?;
         node.shell(
-            "mkdir -p /sys/fs/cgroup/pids/kubepods/pod1\n\
-             pod() { sh -c 'echo $$ > /sys/fs/cgroup/pids/kubepods/pod1/cgroup.procs; exec \"$@\"' pod \"$@\" > /dev/null 2>&1 & }\n\
+            "mkdir -p $PODS/pod1\n\
+             pod() { sh -c 'echo $$ > $PODS/pod1/cgroup.procs; exec \"$@\"' pod \"$@\" > /dev/null 2>&1 & }\n\
              pod sh -c 'trap \"echo told > /var/log/pod; exit\" TERM; touch /var/log/pod; while :; do sleep 0.05; done'\n\
              pod /srv/data/containerd-shim 1234567\n",
         )?;
@@ -44,7 +44,7 @@ fn told() -> Result<()> {
         })
         .await?;
         host::until("the pod's shell has its trap", || {
-            node.shell("wc -l < /sys/fs/cgroup/pids/kubepods/pod1/cgroup.procs")
+            node.shell("wc -l < $PODS/pod1/cgroup.procs")
                 .is_ok_and(|count| count == "3")
         })
         .await?;
@@ -70,8 +70,8 @@ fn stubborn() -> Result<()> {
         spawn(&mut sandbox, script("k3s", children)).await?;
         host::until("the children run", || node.log("k3s") == "ready\n").await?;
         node.shell(
-            "mkdir -p /sys/fs/cgroup/pids/kubepods/pod1; \
-             (echo 0 > /sys/fs/cgroup/pids/kubepods/pod1/cgroup.procs; trap '' TERM; while :; do sleep 0.1; done) \
+            "mkdir -p $PODS/pod1; \
+             (echo 0 > $PODS/pod1/cgroup.procs; trap '' TERM; while :; do sleep 0.1; done) \
              > /dev/null 2>&1 &",
         )?;
         let start = Instant::now();

@@ -108,9 +108,9 @@ impl Node {
             .context(format!("start {}", self.settings.node))
     }
 
-    /// `hepto-node exec` of a shell script in the node, which must succeed.
+    /// `hepto-node exec` of a shell script in the node, which must succeed. `$PODS` is kubelet's cgroup.
     pub fn shell(&self, script: &str) -> Result<String> {
-        said(self.exec(&["--", "sh", "-c", script])?)
+        said(self.exec(&["--", "sh", "-c", &format!("{PODS}{script}")])?)
             .with_context(|| format!("in {}: {script}", self.settings.node))
     }
 
@@ -164,6 +164,15 @@ pub fn script(id: &str, script: &str) -> Program {
         log: format!("/var/log/{id}.log").into(),
     }
 }
+
+/// Whether this host has version 2 of cgroups alone.
+pub fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.procs").exists()
+}
+
+/// Before each script: where a kubelet puts pods, in one of the hierarchies that it uses.
+const PODS: &str = "export PODS=/sys/fs/cgroup/kubepods\n\
+                    [ -e /sys/fs/cgroup/cgroup.procs ] || PODS=/sys/fs/cgroup/pids/kubepods\n";
 
 /// Drives a test's futures, as `run` does: one thread.
 pub fn drive<T>(future: impl Future<Output = Result<T>>) -> Result<T> {

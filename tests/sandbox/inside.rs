@@ -216,22 +216,37 @@ fn cgroups() -> Result<()> {
     drive(async {
         let node = Node::new("grumpy")?;
         let sandbox = node.start().await?;
-        let own = node.shell("cat /proc/self/cgroup")?;
-        ensure!(own.lines().all(|line| line.ends_with(":/")), "{own}");
-        let tree = format!("{}.grumpy", node.settings.cluster);
-        // A kubelet's own folder appears in the node's cgroup on the host, in every hierarchy.
-        let hierarchies =
-            node.shell("for h in /sys/fs/cgroup/*/; do mkdir $h/kubepods && echo $h; done")?;
-        ensure!(hierarchies.lines().count() > 5, "{hierarchies}");
-        for directory in host::cgroups(&tree) {
+        let trees = host::cgroups(&format!("{}.grumpy", node.settings.cluster));
+        let root = if host::unified() {
+            // Every controller is handed out, and no process is in the way.
+            let missing = "for c in cpu memory pids; do grep -q $c /sys/fs/cgroup/cgroup.subtree_control || echo $c; done";
+            ensure!(node.shell(missing)?.is_empty());
             ensure!(
-                directory.join("kubepods").is_dir(),
+                node.shell("cat /sys/fs/cgroup/cgroup.procs; cat /proc/self/cgroup")? == "0::/exec"
+            );
+            node.shell("mkdir /sys/fs/cgroup/kubepods")?;
+            "node/kubepods"
+        } else {
+            let own = node.shell("cat /proc/self/cgroup")?;
+            ensure!(own.lines().all(|line| line.ends_with(":/")), "{own}");
+            let made =
+                node.shell("for h in /sys/fs/cgroup/*/; do mkdir $h/kubepods && echo $h; done")?;
+            ensure!(
+                made.lines().count() == trees.len() && trees.len() > 5,
+                "{made}"
+            );
+            // A process can be put there: its cpuset is filled.
+            node.shell("grep . /sys/fs/cgroup/cpuset/cpuset.cpus")?;
+            "kubepods"
+        };
+        // A kubelet's own folder appears in the node's cgroup on the host, in every hierarchy.
+        for tree in trees {
+            ensure!(
+                tree.join(root).is_dir(),
                 "{} is not the root inside",
-                directory.display()
+                tree.display()
             );
         }
-        // A process can be put there: its cpuset is filled.
-        node.shell("cat /sys/fs/cgroup/cpuset/cpuset.cpus | grep .")?;
         stop(sandbox, GRACE).await?;
         node.is_gone()
     })
@@ -254,14 +269,10 @@ fn strangers() -> Result<()> {
         .await?;
         ensure!(!one.shell("cat /proc/[0-9]*/cmdline")?.contains("7654321"));
         ensure!(!two.shell("cat /proc/[0-9]*/cmdline")?.contains("1234567"));
-        one.shell(
-            "echo 1 > /var/lib/kubelet/x; echo 1 > /run/x; mkdir /sys/fs/cgroup/pids/kubepods",
-        )?;
+        one.shell("echo 1 > /var/lib/kubelet/x; echo 1 > /run/x; mkdir $PODS")?;
         ensure!(
-            two.shell(
-                "ls /var/lib/kubelet/x /run/x /sys/fs/cgroup/pids/kubepods 2>/dev/null || true"
-            )?
-            .is_empty()
+            two.shell("ls /var/lib/kubelet/x /run/x $PODS 2>/dev/null || true")?
+                .is_empty()
         );
         ensure!(
             one.shell("readlink /proc/self/ns/net")? != two.shell("readlink /proc/self/ns/net")?

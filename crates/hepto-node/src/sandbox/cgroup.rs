@@ -27,10 +27,23 @@ pub struct Hierarchy {
     pub name: String,
     /// The mount options of a version 1 hierarchy.
     pub version1: Option<String>,
-    /// Where the host has it.
-    pub mount: PathBuf,
-    /// The node's cgroup in it, on the host.
+    /// The cgroup on the host below which ours begins.
+    pub base: PathBuf,
+    /// The node's cgroup, on the host: `<base>/hepto/<cluster>.<node>`.
     pub directory: PathBuf,
+}
+
+impl Hierarchy {
+    /// From the base to the node's cgroup, both included.
+    fn path(&self) -> Vec<&Path> {
+        let mut path: Vec<_> = self
+            .directory
+            .ancestors()
+            .take_while(|path| path.starts_with(&self.base))
+            .collect();
+        path.reverse();
+        path
+    }
 }
 
 /// Whether version 2 stands alone, so that the cgroup is split.
@@ -40,21 +53,21 @@ pub fn unified(hierarchies: &[Hierarchy]) -> bool {
         .all(|hierarchy| hierarchy.version1.is_none())
 }
 
-/// The hierarchies of this host that are mounted, with the node's cgroup `below` in each.
+/// The hierarchies of this host that are mounted, with the cgroup of the node (`<cluster>.<node>`) in each.
 ///
-/// `below` is relative: to the caller's own cgroup on version 1 and beside it, to the top on version 2 alone
-/// (the caller's own has a process and cannot hand out controllers). In a `scope` of its own, relative to that.
+/// It lies below the caller's own, but on version 2 alone at the top, since the caller's own has a process and cannot
+/// hand out controllers; unless that is a `scope`, which the caller leaves.
 ///
 /// # Errors
 /// When /proc cannot be read, or nothing is mounted.
-pub fn observe(below: &Path, scope: bool) -> Result<Vec<Hierarchy>, Error> {
+pub fn observe(node: &str, scope: bool) -> Result<Vec<Hierarchy>, Error> {
     let read = |path: &str| {
         fs::read_to_string(path).map_err(|error| Error::file("read", Path::new(path), error))
     };
     let found = locate(
         &read("/proc/self/cgroup")?,
         &read("/proc/self/mountinfo")?,
-        below,
+        node,
         scope,
     );
     if found.is_empty() {
@@ -68,7 +81,7 @@ pub fn observe(below: &Path, scope: bool) -> Result<Vec<Hierarchy>, Error> {
 }
 
 /// [`observe`] on the text of /proc/self/cgroup (cgroups(7)) and /proc/self/mountinfo (proc_pid_mountinfo(5)).
-fn locate(own: &str, mountinfo: &str, below: &Path, scope: bool) -> Vec<Hierarchy> {
+fn locate(own: &str, mountinfo: &str, node: &str, scope: bool) -> Vec<Hierarchy> {
     let mounts: Vec<Mount<'_>> = mountinfo.lines().filter_map(Mount::parse).collect();
     let alone = !mounts.iter().any(|mount| mount.kind == "cgroup");
     let mut found = Vec::new();
@@ -103,8 +116,8 @@ fn locate(own: &str, mountinfo: &str, below: &Path, scope: bool) -> Vec<Hierarch
         found.push(Hierarchy {
             name: name.into(),
             version1,
-            mount: mount.point.clone(),
-            directory: base.join(below),
+            directory: base.join("hepto").join(node),
+            base,
         });
     }
     found
@@ -149,27 +162,17 @@ impl<'a> Mount<'a> {
 
 /// Makes the node's cgroup in every hierarchy.
 pub fn create(hierarchies: &[Hierarchy]) -> Result<(), Error> {
-    let alone = unified(hierarchies);
     for hierarchy in hierarchies {
-        let below = hierarchy
-            .directory
-            .strip_prefix(&hierarchy.mount)
-            .unwrap_or(Path::new(""));
-        let mut directory = hierarchy.mount.clone();
-        for part in below {
-            if alone {
-                hand_out(&directory)?;
-            }
-            let parent = directory.clone();
-            directory.push(part);
-            if make(&directory)? && hierarchy.name.split(',').any(|name| name == "cpuset") {
-                fill(&parent, &directory)?;
+        let cpuset = hierarchy.name.split(',').any(|name| name == "cpuset");
+        let path = hierarchy.path();
+        for (parent, directory) in path.iter().zip(&path[1..]) {
+            if make(directory)? && cpuset {
+                fill(parent, directory)?;
             }
         }
-        if alone {
-            hand_out(&directory)?;
-            make(&directory.join("outer"))?;
-            make(&directory.join("node"))?;
+        if unified(hierarchies) {
+            make(&hierarchy.directory.join("outer"))?;
+            make(&hierarchy.directory.join("node"))?;
         }
     }
     Ok(())
@@ -216,10 +219,18 @@ pub fn hand_out(directory: &Path) -> Result<(), Error> {
 
 /// Moves the calling process in, before it unshares the cgroup namespace.
 pub fn enter(hierarchies: &[Hierarchy]) -> Result<(), Error> {
-    let folder = if unified(hierarchies) { "node" } else { "" };
-    hierarchies
-        .iter()
-        .try_for_each(|hierarchy| join(&hierarchy.directory.join(folder)))
+    let alone = unified(hierarchies);
+    for hierarchy in hierarchies {
+        join(&hierarchy.directory.join(if alone { "node" } else { "" }))?;
+        if alone {
+            // Only now: a scope has no process of its own any more.
+            hierarchy
+                .path()
+                .iter()
+                .try_for_each(|directory| hand_out(directory))?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves the calling process out of the namespace's root, where it would forbid controllers.
@@ -364,7 +375,7 @@ mod tests {
     #[test]
     fn a_hybrid_host_has_the_node_under_the_callers_own_path_in_each() {
         let own = "9:name=systemd:/\n4:memory:/jobs/one\n2:cpuacct,cpu:/\n3:cpuset:/\n0::/\n";
-        let found = locate(own, HYBRID, Path::new("hepto/acides.grumpy"), false);
+        let found = locate(own, HYBRID, "acides.grumpy", false);
         let summary: Vec<_> = found
             .iter()
             .map(|one| {
@@ -408,15 +419,17 @@ mod tests {
         let mountinfo =
             "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
         let own = "0::/hepto.slice/hepto-acides.grumpy-pods.scope\n";
-        let top = locate(own, mountinfo, Path::new("hepto/acides.grumpy"), false);
+        let top = locate(own, mountinfo, "acides.grumpy", false);
         assert_eq!(
             top[0].directory,
             Path::new("/sys/fs/cgroup/hepto/acides.grumpy")
         );
-        let scope = locate(own, mountinfo, Path::new(""), true);
+        let scope = locate(own, mountinfo, "acides.grumpy", true);
         assert_eq!(
             scope[0].directory,
-            Path::new("/sys/fs/cgroup/hepto.slice/hepto-acides.grumpy-pods.scope")
+            Path::new(
+                "/sys/fs/cgroup/hepto.slice/hepto-acides.grumpy-pods.scope/hepto/acides.grumpy"
+            )
         );
         assert!(unified(&scope));
     }
@@ -425,12 +438,7 @@ mod tests {
     fn a_mount_of_a_part_is_subtracted() {
         let mountinfo =
             "32 31 0:29 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
-        let found = locate(
-            "4:memory:/docker/abc/inner\n",
-            mountinfo,
-            Path::new("hepto/a.b"),
-            false,
-        );
+        let found = locate("4:memory:/docker/abc/inner\n", mountinfo, "a.b", false);
         assert_eq!(
             found[0].directory,
             Path::new("/sys/fs/cgroup/memory/inner/hepto/a.b")

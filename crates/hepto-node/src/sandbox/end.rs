@@ -31,6 +31,12 @@ pub async fn end(run_directory: &Path, init: Option<OwnedFd>, deadline: Instant)
         .hierarchies
         .iter()
         .map(|hierarchy| hierarchy.directory.clone())
+        // Everything in them is killed: nothing but ours, whatever the file says.
+        .filter(|directory| {
+            directory
+                .parent()
+                .is_some_and(|parent| parent.ends_with("hepto"))
+        })
         .collect();
     if let Some(init) = init {
         end_pods(&cgroups, deadline).await;

@@ -172,12 +172,8 @@ fn make(order: Order) -> Result<(), Error> {
     let settings = resolved(settings);
     let host = Host::observe();
     // Before anything is made: a plan that is refused leaves nothing behind.
-    let below = if scope {
-        PathBuf::new()
-    } else {
-        Path::new("hepto").join(format!("{}.{}", settings.cluster, settings.node))
-    };
-    let hierarchies = cgroup::observe(&below, scope)?;
+    let node = format!("{}.{}", settings.cluster, settings.node);
+    let hierarchies = cgroup::observe(&node, scope)?;
     mount::plan(&settings, &host, &hierarchies)?;
     let brief = Settings {
         hosts: String::new(),

@@ -89,7 +89,7 @@ fn joined_hierarchies_have_a_link_for_each_controller() {
     let hierarchy = |name: &str, version1: Option<&str>| Hierarchy {
         name: name.into(),
         version1: version1.map(String::from),
-        mount: "/sys/fs/cgroup".into(),
+        base: "/sys/fs/cgroup".into(),
         directory: "/sys/fs/cgroup/x".into(),
     };
     let steps = cgroups(&[
