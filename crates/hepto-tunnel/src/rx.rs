@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use crate::address::Endpoint;
-use crate::batch::{DATAGRAM, Inbox, MESSAGES, Outbox, Slice};
+use crate::batch::{DATAGRAM, Inbox, Outbox, SLOTS, Slice};
 use crate::counter::Reason;
 use crate::delivery::Delivery;
 use crate::peer::{Peer, State};
@@ -77,7 +77,7 @@ impl Receiver {
     pub(crate) fn new(sink: Sink) -> Receiver {
         Receiver {
             inbox: Inbox::new(),
-            slices: Vec::with_capacity(MESSAGES * 64),
+            slices: Vec::with_capacity(SLOTS * 64),
             delivery: Delivery::new(),
             outbox: Outbox::new(ANSWERS),
             sink,
@@ -86,7 +86,7 @@ impl Receiver {
 
     /// Runs until the tunnel stops.
     pub(crate) fn run(&mut self, shared: &Shared) {
-        let mut depth = MESSAGES;
+        let mut depth = SLOTS;
         // Under constant load the socket never runs dry, so the flag is looked at each time.
         while !shared.stop.is_raised() {
             match self.inbox.receive(&shared.socket, depth) {
@@ -114,7 +114,7 @@ impl Receiver {
         if self.slices.len() > 3 * self.inbox.messages() {
             JOINED
         } else {
-            MESSAGES
+            SLOTS
         }
     }
 

@@ -6,9 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use super::{Control, DATAGRAM, Frames, MESSAGES, header, read_control};
+use super::{Control, DATAGRAM, Frames, header, read_control};
 use crate::address::{Endpoint, Name};
 use crate::socket::Socket;
+
+/// Messages a receive at most. With all of them full of joined datagrams, the buffer is 2 MiB of memory.
+pub(crate) const SLOTS: usize = 32;
 
 /// Datagrams that came in, with where from and where to.
 pub(crate) struct Inbox {
@@ -40,20 +43,20 @@ impl Inbox {
     pub(crate) fn new() -> Inbox {
         Inbox {
             // Zeroed pages are given by the kernel when first touched: a slot costs what arrives in it.
-            bytes: vec![0; MESSAGES * DATAGRAM].into_boxed_slice(),
-            arrivals: Vec::with_capacity(MESSAGES),
+            bytes: vec![0; SLOTS * DATAGRAM].into_boxed_slice(),
+            arrivals: Vec::with_capacity(SLOTS),
             frames: Frames::new(),
         }
     }
 
     /// Takes up to `count` messages that wait already. `WouldBlock` when there are none.
     pub(crate) fn receive(&mut self, socket: &Socket, count: usize) -> io::Result<()> {
-        let count = count.min(MESSAGES);
+        let count = count.min(SLOTS);
         self.arrivals.clear();
         let base = self.bytes.as_mut_ptr();
         let frames = &mut self.frames;
         for slot in 0..count {
-            // SAFETY: `slot` is below MESSAGES, and the buffer has DATAGRAM bytes for each.
+            // SAFETY: `slot` is below SLOTS, and the buffer has DATAGRAM bytes for each.
             let start = unsafe { base.add(slot * DATAGRAM) };
             frames.iovecs[slot] = libc::iovec {
                 iov_base: start.cast(),

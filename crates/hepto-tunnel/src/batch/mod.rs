@@ -9,10 +9,10 @@ use std::ptr;
 
 use crate::address::{Family, Name, in_addr};
 
-pub(crate) use inbox::{Inbox, Slice};
+pub(crate) use inbox::{Inbox, SLOTS, Slice};
 pub(crate) use outbox::{Flushed, Outbox};
 
-/// Messages a call. More saves no measurable time and costs latency.
+/// Messages a send. More saves no measurable time and costs latency.
 pub(crate) const MESSAGES: usize = 64;
 
 /// Largest UDP datagram, and the room for each that arrives.

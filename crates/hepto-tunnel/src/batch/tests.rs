@@ -29,7 +29,7 @@ fn receive(socket: &Socket, count: usize) -> Vec<(Vec<u8>, SocketAddr, Option<Ip
             None,
         )
         .expect("poll");
-        inbox.receive(socket, MESSAGES).expect("something waits");
+        inbox.receive(socket, SLOTS).expect("something waits");
         inbox.split(&mut slices);
         for slice in &slices {
             let Endpoint { remote, local } = inbox.endpoint(slice.arrival);

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -286,4 +287,13 @@ pub fn told(changed: &OwnedFd) -> bool {
     // SAFETY: eight bytes that outlive the call; not readable is an error that changes nothing.
     unsafe { libc::read(changed.as_raw_fd(), count.as_mut_ptr().cast(), 8) };
     ready
+}
+
+/// Raises a flag when dropped, so that a thread beside a test ends also when the test fails.
+pub struct Raise<'a>(pub &'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

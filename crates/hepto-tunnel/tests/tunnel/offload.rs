@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hepto_tunnel::Offload;
 
-use crate::home::{Home, MTU, Node, PSK, SOON, homes, receive, wait};
+use crate::home::{Home, MTU, Node, PSK, Raise, SOON, homes, receive, wait};
 
 /// Bytes of a stream, each way. A prime, so that no burst ends where a segment does.
 const STREAM: usize = 8_000_009;
@@ -213,9 +213,9 @@ fn a_stream_over_a_path_that_reorders_and_duplicates_is_whole() {
     std::thread::scope(|scope| {
         scope.spawn(|| bad_path(&near, &far, "192.0.2.2:51820", &ends));
         scope.spawn(|| bad_path(&far, &near, "192.0.2.1:51820", &ends));
+        let _ends = Raise(&ends);
         a.connect(2, "192.0.2.2:9000");
         streams(&a, &b);
-        ends.store(true, Ordering::Relaxed);
     });
     assert!(
         a.tunnel.counters().unauthentic > 0 && b.tunnel.counters().unauthentic > 0,
@@ -250,6 +250,7 @@ fn a_stream_survives_roaming_and_rekeying() {
             }
             rounds
         });
+        let ends = Raise(&moved);
         for number in 101..=100 + MOVES {
             let before = if number == 101 { 1 } else { number - 1 };
             a.home.ip(&format!("addr add 192.0.2.{number}/24 dev wire"));
@@ -266,7 +267,7 @@ fn a_stream_survives_roaming_and_rekeying() {
             handshakes += u32::from(b.tunnel.handshake(&crate::home::public(1), endpoint));
             std::thread::sleep(Duration::from_millis(150));
         }
-        moved.store(true, Ordering::Relaxed);
+        drop(ends);
         assert!(stream.join().expect("whole") > 0);
     });
     assert!(handshakes >= 2, "one a second");

@@ -1,12 +1,13 @@
 //! Handshakes, roaming, renewal, clocks.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hepto_tunnel::Options;
 
 use crate::home::{
-    NOT_SOON, Node, PSK, SOON, config, homes, pair, public, receive, strangers, told, wait,
+    NOT_SOON, Node, PSK, Raise, SOON, config, homes, pair, public, receive, strangers, told, wait,
 };
 
 #[test]
@@ -239,6 +240,31 @@ fn a_stranger_is_not_answered() {
     });
     assert!(relay.towards_b.set_read_timeout(Some(NOT_SOON)).is_ok());
     assert!(relay.towards_b.recv(&mut [0; 256]).is_err());
+}
+
+/// Whoever has our public key can make us compute. Under such load a peer proves its address first, and gets in.
+#[test]
+fn a_flood_of_valid_initiations_locks_no_peer_out() {
+    let (a, b) = strangers();
+    let relay = Relay::new(&b);
+    let (initiation, _) = relay.catch(&a);
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                for _ in 0..50 {
+                    relay.give(&initiation);
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let _ends = Raise(&ends);
+        wait("the load to be felt", SOON, || {
+            b.tunnel.counters().rate_limited > 1000
+        });
+        a.connect(2, "192.0.2.2:51820");
+        assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+    });
 }
 
 #[test]
