@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::address::{Endpoint, Family, Name};
-use crate::batch::{Control, UDP_GRO, UDP_SEGMENT, header};
+use crate::batch::{Control, UDP_GRO, UDP_SEGMENT, empty_header};
 use crate::error::Error;
 use crate::offload::ladder::Offload;
 
@@ -203,22 +203,15 @@ impl Socket {
 
     /// Sends one datagram, waiting for room at most [`SEND_TIMEOUT`].
     pub(crate) fn send(&self, bytes: &[u8], to: &Endpoint) -> io::Result<()> {
-        self.send_segmented(bytes, to, 0, 0)
+        self.send_with(bytes, to, 0)
     }
 
     /// Sends one datagram, or fails at once when the send buffer is full.
     pub(crate) fn try_send(&self, bytes: &[u8], to: &Endpoint) -> io::Result<()> {
-        self.send_segmented(bytes, to, 0, libc::MSG_DONTWAIT)
+        self.send_with(bytes, to, libc::MSG_DONTWAIT)
     }
 
-    /// Sends `bytes` as datagrams of `segment` bytes (the last may be shorter); 0 sends one datagram.
-    pub(crate) fn send_segmented(
-        &self,
-        bytes: &[u8],
-        to: &Endpoint,
-        segment: u16,
-        flags: libc::c_int,
-    ) -> io::Result<()> {
+    fn send_with(&self, bytes: &[u8], to: &Endpoint, flags: libc::c_int) -> io::Result<()> {
         let unreachable = || io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
         let (mut name, length) = Name::encode(to.remote, self.family).ok_or_else(unreachable)?;
         let mut iovec = libc::iovec {
@@ -226,8 +219,14 @@ impl Socket {
             iov_len: bytes.len(),
         };
         let mut control = Control::EMPTY;
-        let used = control.fill(self.family, to.local, segment);
-        let message = header(&mut name, length, &mut iovec, &mut control, used);
+        let used = control.fill(self.family, to.local, 0);
+        let mut message = empty_header();
+        message.msg_name = (&raw mut name).cast();
+        message.msg_namelen = length;
+        message.msg_iov = &raw mut iovec;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = used as _;
         // SAFETY: the header points to `name`, `iovec`, `control` and `bytes`, all of which outlive the call; the
         // kernel does not write through a header that is sent.
         if unsafe { libc::sendmsg(self.fd.as_raw_fd(), &raw const message, flags) } < 0 {

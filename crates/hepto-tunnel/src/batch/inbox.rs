@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::ptr;
 
-use super::{Control, DATAGRAM, Frames, header, read_control};
+use super::{Control, DATAGRAM, Frames, read_control};
 use crate::address::{Endpoint, Name};
 use crate::socket::Socket;
 
@@ -62,17 +62,14 @@ impl Inbox {
                 iov_base: start.cast(),
                 iov_len: DATAGRAM,
             };
-            frames.headers[slot].msg_len = 0;
-            frames.headers[slot].msg_hdr = header(
-                &raw mut frames.names[slot],
+            frames.size(
+                slot,
                 size_of::<Name>() as libc::socklen_t,
-                &raw mut frames.iovecs[slot],
-                &raw mut frames.controls[slot],
                 size_of::<Control>(),
             );
         }
         let fd = socket.as_fd().as_raw_fd();
-        let headers = frames.headers.as_mut_ptr();
+        let headers = frames.link(count);
         // SAFETY: `count` headers point into `frames` and to DATAGRAM bytes of `bytes` each; nothing moves meanwhile.
         let received = unsafe {
             libc::recvmmsg(

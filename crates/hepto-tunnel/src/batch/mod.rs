@@ -81,25 +81,10 @@ impl Control {
     }
 }
 
-/// A message header over the given parts. It holds pointers to them: they must outlive it and not move.
-pub(crate) fn header(
-    name: *mut Name,
-    length: libc::socklen_t,
-    iovec: *mut libc::iovec,
-    control: *mut Control,
-    used: usize,
-) -> libc::msghdr {
-    // SAFETY: `msghdr` is plain old data (some libcs have private padding in it), for which zeroes are a value.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_name = name.cast();
-    header.msg_namelen = length;
-    header.msg_iov = iovec;
-    header.msg_iovlen = 1;
-    if used > 0 {
-        header.msg_control = control.cast();
-        header.msg_controllen = used as _;
-    }
-    header
+/// An empty message header. Some libcs have private padding in it, so it cannot be written as a literal.
+pub(crate) fn empty_header() -> libc::msghdr {
+    // SAFETY: `msghdr` is plain old data, for which zeroes are a value.
+    unsafe { std::mem::zeroed() }
 }
 
 /// The arrays that one call takes.
@@ -112,20 +97,46 @@ struct Frames {
 
 impl Frames {
     fn new() -> Frames {
-        // SAFETY: `mmsghdr` is plain old data, for which zeroes are a value.
-        let empty: libc::mmsghdr = unsafe { std::mem::zeroed() };
+        let header = libc::mmsghdr {
+            msg_hdr: empty_header(),
+            msg_len: 0,
+        };
+        let iovec = libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        };
         Frames {
-            headers: vec![empty; MESSAGES],
-            iovecs: vec![
-                libc::iovec {
-                    iov_base: ptr::null_mut(),
-                    iov_len: 0
-                };
-                MESSAGES
-            ],
+            headers: vec![header; MESSAGES],
+            iovecs: vec![iovec; MESSAGES],
             names: vec![Name::EMPTY; MESSAGES],
             controls: vec![Control::EMPTY; MESSAGES],
         }
+    }
+
+    /// Says how long the name and the control messages of `slot` are.
+    fn size(&mut self, slot: usize, name: libc::socklen_t, control: usize) {
+        let header = &mut self.headers[slot].msg_hdr;
+        header.msg_namelen = name;
+        header.msg_controllen = control as _;
+        header.msg_iovlen = 1;
+    }
+
+    /// Points the first `count` headers at their parts, after the parts were written: what touches them later, before
+    /// the call, would invalidate the pointers.
+    fn link(&mut self, count: usize) -> *mut libc::mmsghdr {
+        let names = self.names.as_mut_ptr();
+        let iovecs = self.iovecs.as_mut_ptr();
+        let controls = self.controls.as_mut_ptr();
+        for (slot, header) in self.headers[..count].iter_mut().enumerate() {
+            let header = &mut header.msg_hdr;
+            // SAFETY: all four arrays have the same length, so `slot` is inside each.
+            unsafe {
+                header.msg_name = names.add(slot).cast();
+                header.msg_iov = iovecs.add(slot);
+                header.msg_control = controls.add(slot).cast();
+            }
+        }
+        self.headers.as_mut_ptr()
     }
 }
 

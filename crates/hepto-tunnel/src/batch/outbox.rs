@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use super::{Frames, MESSAGES, header};
+use super::{Frames, MESSAGES};
 use crate::address::{Endpoint, Name};
 use crate::socket::Socket;
 
@@ -160,17 +160,11 @@ impl Outbox {
                 0
             };
             let used = frames.controls[count].fill(family, letter.endpoint.local, segment);
-            frames.headers[count].msg_hdr = header(
-                &raw mut frames.names[count],
-                length,
-                &raw mut frames.iovecs[count],
-                &raw mut frames.controls[count],
-                used,
-            );
+            frames.size(count, length, used);
             count += 1;
         }
         let fd = socket.as_fd().as_raw_fd();
-        let headers = self.frames.headers.as_mut_ptr();
+        let headers = self.frames.link(count);
         // SAFETY: the first `count` headers point into `frames` and `bytes`, which do not move until the call is over.
         let sent = unsafe { libc::sendmmsg(fd, headers, count as libc::c_uint, 0) };
         if sent < 0 {
