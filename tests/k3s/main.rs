@@ -119,14 +119,16 @@ fn was_told(node: &Node, name: &str) -> bool {
         .any(|line| line == "terminated")
 }
 
-/// The processes of the stand-in, in whatever namespace: ids as this test numbers them.
+/// The processes of k3s, of its shims and pods, in whatever namespace: ids as this test numbers them.
 fn stand_ins() -> Vec<i32> {
-    let name = b"k3s-stand-in";
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
     let is_ours = |entry: &fs::DirEntry| {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        line.windows(name.len()).any(|word| word == name)
-            || line.windows(13).any(|word| word == b"stand-in-shim")
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        // What only starts a pod is as good as gone.
+        let lasting: [&[u8]; 4] = [b"server", b"agent", b"stand-in-shim", b"stand-in-pod"];
+        let ours = words[0].ends_with(b"k3s-stand-in") || words[0].starts_with(b"containerd-shim");
+        ours && words.get(1).is_some_and(|word| lasting.contains(word))
     };
     entries
         .filter(|entry| is_ours(entry))

@@ -72,12 +72,18 @@ fn block() -> anyhow::Result<SigSet> {
     Ok(terminate)
 }
 
-/// Writes the pid down now, and the first SIGTERM when it comes; the thread then ends.
+/// Writes the pid down once the process is in the pod's cgroups, and the first SIGTERM when it comes; the thread then
+/// ends.
 fn record(
     data: &Path,
     name: &str,
     terminate: &SigSet,
 ) -> anyhow::Result<std::thread::JoinHandle<()>> {
+    let in_pod =
+        || fs::read_to_string("/proc/self/cgroup").map(|text| text.matches("/kubepods/").count());
+    while in_pod()? < hierarchies().len() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     let path = data.join(format!("stand-in.{name}"));
     fs::write(&path, format!("{}\n", std::process::id()))?;
     let terminate = *terminate;
