@@ -14,6 +14,7 @@ fn k3s_outlives_its_supervisor_and_the_next_one_takes_it_over() {
         let pod = pid_in(&node, "pod");
         let mut running = stand_ins();
         running.sort_unstable();
+        assert_eq!(running.len(), 3, "k3s, shim and pod run");
         node.crash();
         let mut left = stand_ins();
         left.sort_unstable();
