@@ -217,7 +217,7 @@ fn cgroups() -> Result<()> {
         let node = Node::new("grumpy")?;
         let sandbox = node.start().await?;
         let trees = host::cgroups(&format!("{}.grumpy", node.settings.cluster));
-        let root = if host::unified() {
+        if host::unified() {
             // Every controller is handed out, and no process is in the way.
             let missing = "for c in cpu memory pids; do grep -q $c /sys/fs/cgroup/cgroup.subtree_control || echo $c; done";
             ensure!(node.shell(missing)?.is_empty());
@@ -225,7 +225,6 @@ fn cgroups() -> Result<()> {
                 node.shell("cat /sys/fs/cgroup/cgroup.procs; cat /proc/self/cgroup")? == "0::/exec"
             );
             node.shell("mkdir /sys/fs/cgroup/kubepods")?;
-            "node/kubepods"
         } else {
             let own = node.shell("cat /proc/self/cgroup")?;
             ensure!(own.lines().all(|line| line.ends_with(":/")), "{own}");
@@ -237,12 +236,11 @@ fn cgroups() -> Result<()> {
             );
             // A process can be put there: its cpuset is filled.
             node.shell("grep . /sys/fs/cgroup/cpuset/cpuset.cpus")?;
-            "kubepods"
-        };
+        }
         // A kubelet's own folder appears in the node's cgroup on the host, in every hierarchy.
         for tree in trees {
             ensure!(
-                tree.join(root).is_dir(),
+                tree.join("kubepods").is_dir(),
                 "{} is not the root inside",
                 tree.display()
             );

@@ -3,9 +3,9 @@
 //! A kubelet believes that it owns the root of every hierarchy; with a shared root two of them fight over
 //! `/kubepods`. So the node has a cgroup in each, and a cgroup namespace that makes those the roots.
 //!
-//! On version 2 alone the node's cgroup is split: no process may be in a cgroup that hands out
-//! controllers, so `outer` takes the process that makes the sandbox, and `node`, the namespace's root,
-//! keeps its processes in `init`, `k3s` and `exec`.
+//! On version 2 alone no process may be in a cgroup that hands out controllers, so that the node's own, the
+//! namespace's root, keeps its processes in `init`, `k3s` and `exec`. Who has unshared can never leave it again
+//! where the host delegates at namespaces (`nsdelegate`, systemd's way), only go down.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -170,10 +170,6 @@ pub fn create(hierarchies: &[Hierarchy]) -> Result<(), Error> {
                 fill(parent, directory)?;
             }
         }
-        if unified(hierarchies) {
-            make(&hierarchy.directory.join("outer"))?;
-            make(&hierarchy.directory.join("node"))?;
-        }
     }
     Ok(())
 }
@@ -219,37 +215,31 @@ pub fn hand_out(directory: &Path) -> Result<(), Error> {
 
 /// Moves the calling process in, before it unshares the cgroup namespace.
 pub fn enter(hierarchies: &[Hierarchy]) -> Result<(), Error> {
-    let alone = unified(hierarchies);
     for hierarchy in hierarchies {
-        join(&hierarchy.directory.join(if alone { "node" } else { "" }))?;
-        if alone {
+        join(&hierarchy.directory)?;
+        if unified(hierarchies) {
             // Only now: a scope has no process of its own any more.
-            hierarchy
-                .path()
-                .iter()
-                .try_for_each(|directory| hand_out(directory))?;
+            let path = hierarchy.path();
+            let above = path.iter().filter(|path| **path != hierarchy.directory);
+            above.copied().try_for_each(hand_out)?;
         }
     }
     Ok(())
 }
 
-/// Moves the calling process out of the namespace's root, where it would forbid controllers.
-pub fn leave(hierarchies: &[Hierarchy]) -> Result<(), Error> {
+/// Moves the calling process, which has unshared, out of the namespace's root, where it would forbid controllers.
+pub fn descend(hierarchies: &[Hierarchy]) -> Result<(), Error> {
     if unified(hierarchies) {
         hierarchies
             .iter()
-            .try_for_each(|hierarchy| join(&hierarchy.directory.join("outer")))?;
+            .try_for_each(|hierarchy| join(&hierarchy.directory.join("init")))?;
     }
     Ok(())
 }
 
 /// Where a process that enters a running node goes, on the host.
 pub fn doors(hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
-    let folder = if unified(hierarchies) {
-        "node/exec"
-    } else {
-        ""
-    };
+    let folder = if unified(hierarchies) { "exec" } else { "" };
     hierarchies
         .iter()
         .map(|hierarchy| hierarchy.directory.join(folder))
@@ -263,9 +253,8 @@ pub fn join(directory: &Path) -> Result<(), Error> {
         .map_err(|error| Error::cgroup("enter", directory, error))
 }
 
-/// Inside, on version 2 alone: init and programs get cgroups of their own, then the root hands out all.
+/// Inside, on version 2 alone, by init, which was born in `init`: the root hands out all that it has.
 pub fn arrange() -> Result<(), Error> {
-    join(&Path::new(ROOT).join("init"))?;
     make(&Path::new(ROOT).join("k3s"))?;
     hand_out(Path::new(ROOT))
 }

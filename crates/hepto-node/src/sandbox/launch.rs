@@ -195,7 +195,7 @@ fn make(order: Order) -> Result<(), Error> {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWCGROUP;
     unshare(flags).map_err(|error| namespace("make the node's namespaces", error))?;
-    cgroup::leave(&hierarchies)?;
+    cgroup::descend(&hierarchies)?;
     bear(Birth {
         settings,
         host,
