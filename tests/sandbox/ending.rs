@@ -6,14 +6,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
+use nix::sys::signal::{Signal, kill};
+
 use crate::Test;
-use crate::host::{self, Node, drive, run, script, spawn, stop};
+use crate::host::{self, Node, drive, event, run, script, spawn, stop};
+use crate::sandbox::{Event, Status};
 
 pub const TESTS: &[Test] = &[
     ("programs_and_pods_are_told_before_they_are_killed", told),
     (
         "children_that_ignore_sigterm_are_killed_within_the_grace",
         stubborn,
+    ),
+    (
+        "a_service_manager_can_end_the_node_and_the_node_itself_cannot",
+        from_outside,
     ),
     ("a_start_that_fails_leaves_nothing", failed_start),
     ("version_2_alone_has_the_node_in_a_split_cgroup", unified),
@@ -81,6 +88,34 @@ fn stubborn() -> Result<()> {
             "{:?}",
             start.elapsed()
         );
+        node.is_gone()
+    })
+}
+
+fn from_outside() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let mut sandbox = node.start().await?;
+        let told = "trap 'echo told; exit' TERM; echo ready; while :; do sleep 0.05; done";
+        spawn(&mut sandbox, script("k3s", told)).await?;
+        host::until("the program runs", || node.log("k3s") == "ready\n").await?;
+        node.shell("kill -TERM 1")?;
+        node.shell("true")?;
+        kill(node.init()?, Signal::SIGTERM)?;
+        let ended = event(&mut sandbox).await?;
+        ensure!(
+            matches!(
+                ended,
+                Event::Exited {
+                    status: Status::Code(0),
+                    ..
+                }
+            ),
+            "{ended:?}"
+        );
+        ensure!(event(&mut sandbox).await? == Event::InitGone);
+        ensure!(node.log("k3s") == "ready\ntold\n", "{}", node.log("k3s"));
+        stop(sandbox, Duration::from_secs(1)).await?;
         node.is_gone()
     })
 }

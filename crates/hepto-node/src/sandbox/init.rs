@@ -2,7 +2,7 @@
 //!
 //! One thread, one poll loop. It makes the node's view, then starts programs when told, reaps everything
 //! (by waitpid(-1) alone: pods' shims become its children), keeps the programs' output and what they
-//! notify, and tells whoever is connected. It ends only when it is killed, and the node with it. It has
+//! notify, and tells whoever is connected. It ends when it is killed, or told to from outside, and the node with it. It has
 //! no timer and decides nothing: when to start again is the supervisor's business.
 
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ struct Output {
 struct Init {
     listener: OwnedFd,
     signals: SignalFd,
-    /// SIGCHLD, blocked but while a program is started.
+    /// SIGCHLD and SIGTERM, blocked but while a program is started.
     blocked: SigSet,
     clients: Vec<Client>,
     programs: BTreeMap<String, Entry>,
@@ -79,6 +79,8 @@ struct Init {
     /// Whether programs have a cgroup of their own.
     unified: bool,
     own: LogFile,
+    /// Whether to end with the last program.
+    ending: bool,
     /// Until init's end no other node removes what this one's mounts stand on.
     _claim: mountpoint::Claim,
 }
@@ -93,12 +95,13 @@ impl Init {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let mut blocked = SigSet::empty();
         blocked.add(Signal::SIGCHLD);
+        blocked.add(Signal::SIGTERM);
         blocked
             .thread_block()
-            .map_err(|error| launch::namespace("block SIGCHLD", error))?;
+            .map_err(|error| launch::namespace("block signals", error))?;
         let signals =
             SignalFd::with_flags(&blocked, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-                .map_err(|error| launch::namespace("wait for SIGCHLD", error))?;
+                .map_err(|error| launch::namespace("wait for signals", error))?;
 
         // Before /run becomes private: this is the host's.
         let socket = birth.settings.run_directory.join(super::SOCKET);
@@ -133,6 +136,7 @@ impl Init {
             logs: BTreeMap::new(),
             unified,
             own: LogFile::open(Path::new(LOG)),
+            ending: false,
             _claim: claim,
         })
     }
@@ -147,12 +151,30 @@ impl Init {
                 self.read_notify(&id);
             }
             if ready.signal {
-                while let Ok(Some(_)) = self.signals.read_signal() {}
+                self.hear_signals();
                 self.reap();
+            }
+            if self.ending && !self.programs.values().any(|entry| entry.ended.is_none()) {
+                return Ok(());
             }
             self.serve(&ready.clients);
             if ready.connection {
                 self.accept();
+            }
+        }
+    }
+
+    /// SIGTERM from outside is a service manager's that stops the machine, or the scope, when no supervisor is there
+    /// to do it: the programs are told, and init ends after them. Whoever is inside has no such say.
+    fn hear_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            // A sender that this namespace does not know has no pid in it.
+            if signal.ssi_signo == Signal::SIGTERM as u32 && signal.ssi_pid == 0 {
+                self.note("told to end from outside");
+                self.ending = true;
+                let ids: Vec<_> = self.programs.keys().cloned().collect();
+                ids.iter()
+                    .for_each(|id| self.signal(id, Signal::SIGTERM as i32));
             }
         }
     }
