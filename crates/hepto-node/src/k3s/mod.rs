@@ -147,7 +147,9 @@ pub struct Supervisor {
     sandbox: Sandbox,
     enter: Enter,
     machine: Lifecycle,
-    /// The action under way: kept until it is done, so that a cancelled [`Supervisor::step`] loses none.
+    /// The state that was last logged and returned: kept, so that a cancelled [`Supervisor::step`] hides no change.
+    told: State,
+    /// The action under way: kept until it is done, for the same reason.
     action: Option<Action>,
     probe: Option<(i32, oneshot::Receiver<Result<(), String>>)>,
 }
@@ -181,6 +183,7 @@ impl Supervisor {
             sandbox,
             enter,
             machine,
+            told: State::Prepare,
             action: None,
             probe: None,
         };
@@ -201,21 +204,20 @@ impl Supervisor {
 
     /// Waits for the next thing to happen to k3s and does what follows from it. Cancel-safe.
     pub async fn step(&mut self) -> Step {
-        let before = self.machine.state();
         self.act().await;
-        if self.machine.state() == before {
+        if self.machine.state() == self.told {
             self.wait().await;
             self.act().await;
         }
         let after = self.machine.state();
-        if after == before {
-            return Step::Went;
+        let before = std::mem::replace(&mut self.told, after);
+        if after != before {
+            self.tell(before, after);
         }
-        self.tell(before, after);
-        if after == State::Stopped {
-            Step::SandboxGone
-        } else {
-            Step::Moved { to: after }
+        match after {
+            State::Stopped => Step::SandboxGone,
+            _ if after == before => Step::Went,
+            to => Step::Moved { to },
         }
     }
 
