@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::offload::coalesce::{Joined, LONGEST};
 use crate::offload::header::{self, Header};
 use crate::offload::ladder::Offload;
+use crate::offload::limit;
 
 /// Packets that the kernel may hold for us. Its default of 500 is less than what arrives while one batch is sealed.
 const QUEUE_LENGTH: libc::c_int = 1000;
@@ -75,6 +76,9 @@ impl Tun {
         tun.persist()?;
         tun.set_header()?;
         tun.lengthen_queue();
+        if let Err(error) = limit::set(name) {
+            tracing::debug!(interface = name, %error, "bursts keep their size, so some take two sends");
+        }
         Ok(tun)
     }
 

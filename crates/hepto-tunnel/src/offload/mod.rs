@@ -7,6 +7,7 @@ pub(crate) mod checksum;
 pub(crate) mod coalesce;
 pub(crate) mod header;
 pub mod ladder;
+pub(crate) mod limit;
 pub(crate) mod segment;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -159,6 +160,18 @@ fn streams_and_bursts_are_whole_on_every_rung() {
             assert_eq!(node.tunnel.offload(), expected, "no rung broke");
         }
     }
+}
+
+#[test]
+fn the_kernels_bursts_are_limited_to_what_one_send_takes() {
+    let (a, _b) = nodes(Offload::ALL, Offload::ALL);
+    let output = a.home.run(|| {
+        Command::new("ip")
+            .args(["-details", "link", "show", "hepto0"])
+            .output()
+    });
+    let text = String::from_utf8(output.expect("iproute2 is installed").stdout).expect("text");
+    assert!(text.contains(" gso_max_size 58000 "), "{text}");
 }
 
 /// Packets that the wire cannot carry whole are fragmented outside the tunnel, also those of a train.
