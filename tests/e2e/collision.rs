@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use hepto_mesh::address::Prefixes;
 use hepto_mesh::name::{ClusterName, NodeName};
-use hepto_tests::{Node, Recipe, isolated, within};
+use hepto_tests::{Lab, Node, Recipe, isolated, within};
 
 use crate::{PROGRAM, SOON, new_lab};
 
@@ -15,20 +15,18 @@ use crate::{PROGRAM, SOON, new_lab};
 const OVERLAY: &str = "10.44.0.0/24";
 
 #[test]
-fn an_ipv4_collision_is_resolved_by_the_joiner_and_stays_resolved() {
+fn an_ipv4_collision_of_two_new_nodes_is_resolved_and_stays_resolved() {
     isolated(|| {
         let lab = new_lab();
-        let (first, second, address) = colliding(&lab.cluster);
-        let recipe = |number, name: &str| {
-            Recipe {
-                master: first.clone(),
-                ..lab.recipe(number, name)
-            }
-            .with("mesh", &format!("ipv4 = {OVERLAY:?}"))
-        };
+        // Neither was there first, as far as k3s knows: the lower name keeps the address.
+        let Pair {
+            lower,
+            higher,
+            address,
+        } = Pair::of(&lab.cluster);
         let mut nodes = [
-            lab.node(&lab.home(1), recipe(1, &first)),
-            lab.node(&lab.home(2), recipe(2, &second)),
+            lab.node(&lab.home(1), recipe(&lab, 1, &lower, &lower)),
+            lab.node(&lab.home(2), recipe(&lab, 2, &higher, &lower)),
         ];
         nodes[0].start();
         assert_eq!(
@@ -52,37 +50,65 @@ fn an_ipv4_collision_is_resolved_by_the_joiner_and_stays_resolved() {
 }
 
 #[test]
-fn an_ipv4_collision_is_resolved_before_the_joiners_k3s_starts() {
+fn an_ipv4_collision_is_resolved_by_the_joiner_before_its_k3s_starts() {
     isolated(|| {
         let lab = new_lab();
-        let (first, second, address) = colliding(&lab.cluster);
-        let recipe = |number, name: &str| {
-            Recipe {
-                master: first.clone(),
-                ..lab.recipe(number, name)
-            }
-            .with("mesh", &format!("ipv4 = {OVERLAY:?}"))
-        };
+        // The lower name joins, so that it is not by its name that the other keeps the address.
+        let Pair {
+            lower: joiner,
+            higher: first,
+            address,
+        } = Pair::of(&lab.cluster);
         let k3s = format!("binary = {:?}", stand_in());
-        let joiner = recipe(2, &second).without("k3s").with("k3s", &k3s);
+        let with_k3s = |recipe: Recipe| recipe.without("k3s").with("k3s", &k3s);
         let mut nodes = [
-            lab.node(&lab.home(1), recipe(1, &first)),
-            lab.node(&lab.home(2), joiner),
+            lab.node(&lab.home(1), with_k3s(recipe(&lab, 1, &first, &first))),
+            lab.node(&lab.home(2), with_k3s(recipe(&lab, 2, &joiner, &first))),
         ];
         nodes[0].start();
-        nodes[0].overlay();
+        k3s_is_ready(&nodes[0]);
         nodes[1].start();
-        let read = || nodes[1].exec(&["cat", "/etc/rancher/k3s/config.yaml"]);
-        let (told, _) = within(SOON, "k3s is told its settings", read);
-        let [ipv4, _] = nodes[1].overlay();
-        assert_ne!(ipv4, address);
-        assert!(told.contains(&ipv4.to_string()), "{ipv4} in:\n{told}");
+        // Ready: the stand-in has compared what it was told with the overlay's own addresses.
+        k3s_is_ready(&nodes[1]);
+        let resolved = settled(&nodes, address);
+        let told = nodes[1]
+            .exec(&["cat", "/etc/rancher/k3s/config.yaml"])
+            .expect("k3s's settings");
         assert!(
-            !told.contains(&format!("{address},")),
-            "{address} in:\n{told}"
+            told.contains(&resolved.to_string()),
+            "{resolved} in:\n{told}"
         );
-        assert!(nodes[1].stop(SOON).success());
+        let log = nodes[1].log();
+        let at = |words: &str| {
+            log.find(words)
+                .unwrap_or_else(|| panic!("{words} in:\n{log}"))
+        };
+        assert!(
+            at("I-MESH-ADDRESS") < at("k3s is "),
+            "k3s started first:\n{log}"
+        );
+        for node in nodes.iter_mut().rev() {
+            assert!(node.stop(SOON).success());
+        }
     });
+}
+
+fn recipe(lab: &Lab, number: u8, name: &str, master: &str) -> Recipe {
+    let recipe = Recipe {
+        master: master.to_owned(),
+        ..lab.recipe(number, name)
+    };
+    recipe.with("mesh", &format!("ipv4 = {OVERLAY:?}"))
+}
+
+fn k3s_is_ready(node: &Node) {
+    let ask = || {
+        let status = node.status()?;
+        (status["k3s"]["ready"] == true)
+            .then_some(())
+            .ok_or(status.to_string())
+    };
+    within(SOON, &format!("k3s of {} is ready", node.name()), ask);
 }
 
 /// The stand-in for k3s, which `cargo build -p hepto-tests --bins` puts beside the program under test.
@@ -107,18 +133,35 @@ fn settled(nodes: &[Node; 2], address: IpAddr) -> IpAddr {
 }
 
 /// Two names that have the same first IPv4 address.
-fn colliding(cluster: &str) -> (String, String, IpAddr) {
-    let cluster: ClusterName = cluster.parse().expect("a cluster's name");
-    let prefixes =
-        Prefixes::new(&cluster, None, OVERLAY.parse().expect("a prefix")).expect("a plan");
-    let mut taken = HashMap::new();
-    for number in 0.. {
-        let name = format!("node{number}");
-        let parsed: NodeName = name.parse().expect("a node's name");
-        let address = prefixes.overlay_v4(&parsed, 0);
-        if let Some(other) = taken.insert(address, name.clone()) {
-            return (other, name, address.into());
+struct Pair {
+    lower: String,
+    higher: String,
+    address: IpAddr,
+}
+
+impl Pair {
+    fn of(cluster: &str) -> Pair {
+        let cluster: ClusterName = cluster.parse().expect("a cluster's name");
+        let prefixes =
+            Prefixes::new(&cluster, None, OVERLAY.parse().expect("a prefix")).expect("a plan");
+        let mut taken = HashMap::new();
+        for number in 0.. {
+            let name = format!("node{number}");
+            let parsed: NodeName = name.parse().expect("a node's name");
+            let address = prefixes.overlay_v4(&parsed, 0);
+            if let Some(other) = taken.insert(address, name.clone()) {
+                let (lower, higher) = if other < name {
+                    (other, name)
+                } else {
+                    (name, other)
+                };
+                return Pair {
+                    lower,
+                    higher,
+                    address: address.into(),
+                };
+            }
         }
+        unreachable!("there are more names than addresses")
     }
-    unreachable!("there are more names than addresses")
 }

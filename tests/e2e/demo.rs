@@ -1,6 +1,7 @@
 //! The first thing that a newcomer runs.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -32,6 +33,26 @@ fn the_demo_shows_three_nodes_and_a_cut_and_leaves_nothing() {
         ] {
             assert!(shown.contains(words), "{words} in:\n{shown}");
         }
+        leaves_nothing(&lab, &home, &before);
+    });
+}
+
+#[test]
+fn the_demo_supervises_a_k3s_in_every_home_and_leaves_nothing() {
+    isolated_for(seconds(120), || {
+        let (lab, home) = place();
+        let before = Inventory::of(&home);
+        let k3s = Path::new(PROGRAM).with_file_name("k3s-stand-in");
+        let k3s = k3s.to_str().expect("a path in UTF-8");
+        let output = start(&lab, &home, &["--k3s", k3s])
+            .wait_with_output()
+            .expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        for name in ["grumpy", "sleepy", "happy"] {
+            assert!(said.contains(&format!("k3s of {name} is ready")), "{said}");
+        }
+        assert!(!said.contains("warning"), "{said}");
         leaves_nothing(&lab, &home, &before);
     });
 }

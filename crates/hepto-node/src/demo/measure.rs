@@ -9,9 +9,11 @@ use hepto_net::lab::throughput;
 
 use super::interrupt::Interrupt;
 use super::neighbour::Neighbour;
-use super::progress::tell;
+use super::progress::{Progress, tell};
 use super::town::Town;
 
+/// How long an echo may take in the table.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a cut is shown.
 const CUT: Duration = Duration::from_secs(6);
 /// How long its healing may take: what a node promises.
@@ -21,7 +23,8 @@ const RETURN: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// The first pair that does not reach one another.
-pub fn reach(town: &Town, interrupt: &Interrupt) -> anyhow::Result<String> {
+pub fn reach(town: &Town, progress: &Progress, interrupt: &Interrupt) -> anyhow::Result<String> {
+    progress.step("asking everyone for everyone", town.homes.len());
     let mut rows = vec![vec!["from \\ to (ms)".to_owned()]];
     rows[0].extend(town.homes.iter().map(|to| to.name.to_owned()));
     for from in &town.homes {
@@ -34,19 +37,31 @@ pub fn reach(town: &Town, interrupt: &Interrupt) -> anyhow::Result<String> {
                 latency(from, to)?
             });
         }
+        progress.part(&format!(
+            "{} hears all others over IPv4 and IPv6",
+            from.name
+        ));
         rows.push(row);
     }
     Ok(table(&rows))
 }
 
 fn latency(from: &Neighbour, to: &Neighbour) -> anyhow::Result<String> {
-    let mut last = Duration::ZERO;
-    for address in &to.overlay {
-        last = from
-            .latency(*address)
-            .with_context(|| format!("{} does not reach {}", from.name, to.name))?;
+    let (last, others) = to
+        .overlay
+        .split_last()
+        .context("a node has overlay addresses")?;
+    for address in others {
+        ensure!(
+            from.hears(*address, PATIENCE)?,
+            "{} does not reach {} at {address}",
+            from.name,
+            to.name
+        );
     }
-    Ok(format!("{:.2}", last.as_secs_f64() * 1e3))
+    let latency = from.latency(*last);
+    let latency = latency.with_context(|| format!("{} does not reach {}", from.name, to.name))?;
+    Ok(format!("{:.2}", latency.as_secs_f64() * 1e3))
 }
 
 /// One TCP stream through the overlay, between the first two.

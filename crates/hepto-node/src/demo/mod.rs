@@ -54,11 +54,14 @@ fn show(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
     if args.k3s.is_some() {
         town.await_k3s(&progress, interrupt)?;
     }
+    let reach = measure::reach(&town, &progress, interrupt)?;
+    progress.step("measuring throughput", 1);
+    let stream = measure::stream(&town, STREAM)?;
     progress.done();
 
     tell(&town.introduction())?;
-    tell(&measure::reach(&town, interrupt)?)?;
-    tell(&measure::stream(&town, STREAM)?)?;
+    tell(&reach)?;
+    tell(&stream)?;
     if args.cut {
         measure::cut_and_heal(&town, interrupt)?;
     }
