@@ -132,7 +132,7 @@ pub struct PeerStatus {
     pub rx_bytes: u64,
     /// Bytes sent to it inside the tunnel.
     pub tx_bytes: u64,
-    /// What gossip thinks of it: `alive` or `absent`.
+    /// What gossip thinks of it: `alive`, `suspect` or `absent`.
     pub gossip: String,
 }
 
@@ -354,7 +354,7 @@ mod tests {
                 detail: None,
             }),
             problems: vec![Problem {
-                code: "W-MESH-SILENT".into(),
+                code: "E-MESH-ANCHORS".into(),
                 what: "no anchor answers".into(),
                 fix: Some("check that UDP port 51820 is open".into()),
             }],
