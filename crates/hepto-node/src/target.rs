@@ -90,9 +90,11 @@ fn among(runs: &Path, wanted: Option<&str>) -> Result<RunDirectory, Fault> {
     match (found.len(), wanted) {
         (1, _) => Ok(found.remove(0)),
         (0, None) => Err(Fault::new("E-TARGET-NONE", "no node runs on this host")
-            .fix("start one: hepto-node run --config FILE")),
+            .fix("start one: hepto-node run --config FILE")
+            .exit(Exit::NotReady)),
         (0, Some(name)) => {
-            let fault = Fault::new("E-TARGET-NONE", format!("no node {name} runs on this host"));
+            let what = format!("no node {name} runs on this host");
+            let fault = Fault::new("E-TARGET-NONE", what).exit(Exit::NotReady);
             let others = all(runs);
             Err(if others.is_empty() {
                 fault
@@ -145,10 +147,8 @@ mod tests {
             found.namespace(),
             Path::new("/run/netns/hepto-acides.grumpy")
         );
-        assert_eq!(
-            among(host(&[]).path(), None).unwrap_err().code,
-            "E-TARGET-NONE"
-        );
+        let none = among(host(&[]).path(), None).unwrap_err();
+        assert_eq!((none.code, none.exit), ("E-TARGET-NONE", Exit::NotReady));
     }
 
     #[test]
