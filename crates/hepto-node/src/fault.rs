@@ -3,14 +3,14 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// Why the process ends, as its exit code (`docs/reference/exit-codes.md`).
+/// Why the process ends, as its exit code (`docs/reference/commands.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// 1: the work failed.
     Failed = 1,
     /// 2: the command line is wrong.
     Usage = 2,
-    /// 3: not ready, for `status --check` and `wait`.
+    /// 3: not ready, for `status --check`; or no node runs there.
     NotReady = 3,
     /// 75: this node already runs.
     AlreadyRunning = 75,
@@ -29,7 +29,7 @@ impl From<Exit> for ExitCode {
 /// One error with a stable code, such as `E-NET-ADDR-HOST`.
 #[derive(Debug)]
 pub struct Fault {
-    /// The stable code; each has a page in the reference.
+    /// The stable code; each has an entry in `docs/reference/messages.md`.
     pub code: &'static str,
     /// What was tried, on what, and what came of it: one sentence without a full stop.
     pub what: String,
