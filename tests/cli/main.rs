@@ -1,5 +1,7 @@
 //! Commands that need no network, run as an operator runs them: exit codes, files and their modes, what is shown.
 
+mod documents;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,170 @@
+//! The documents keep to what is there: every code of the source, no dead link, no command or option that does not exist.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{hepto, said};
+
+fn root() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().expect("the repository")
+}
+
+/// The files below `folder` that end in `.extension`, but for what was built and what git keeps.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).expect("text")
+}
+
+/// Whether this is a stable code: a letter for its weight, then words of capitals and digits.
+fn is_code(word: &str) -> bool {
+    let mut parts = word.split('-');
+    let is_word = |part: &str| {
+        let inner = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit();
+        !part.is_empty() && part.chars().all(inner)
+    };
+    matches!(parts.next(), Some("E" | "W" | "I")) && word.len() > 2 && parts.all(is_word)
+}
+
+fn codes_of_the_source() -> BTreeSet<String> {
+    let mut codes = BTreeSet::new();
+    for krate in fs::read_dir(root().join("crates")).expect("the crates") {
+        for file in files(&krate.expect("a crate").path().join("src"), "rs") {
+            let text = read(&file);
+            let words = text.split('"').filter(|word| is_code(word));
+            codes.extend(words.map(str::to_owned));
+        }
+    }
+    codes
+}
+
+#[test]
+fn every_code_of_the_source_has_its_entry_and_no_entry_is_without_source() {
+    let text = read(&root().join("docs/reference/messages.md"));
+    let headings = text.lines().filter_map(|line| line.strip_prefix("### "));
+    let listed: Vec<String> = headings.map(str::to_owned).collect();
+    let documented: BTreeSet<String> = listed.iter().cloned().collect();
+    assert_eq!(
+        listed.len(),
+        documented.len(),
+        "an entry stands there twice"
+    );
+    let source = codes_of_the_source();
+    assert!(source.len() > 100, "the source was not found");
+    let missing: Vec<_> = source.difference(&documented).collect();
+    let stale: Vec<_> = documented.difference(&source).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "docs/reference/messages.md lacks {missing:?} and has {stale:?}, which no source has"
+    );
+}
+
+/// What stands between `](` and `)`, outside code.
+fn links(text: &str) -> Vec<&str> {
+    let prose = text.split("```").step_by(2);
+    prose
+        .flat_map(|part| part.split("](").skip(1))
+        .filter_map(|rest| rest.split(')').next())
+        .collect()
+}
+
+/// The anchors of a document's headings, as the forges make them: small letters, hyphens for blanks, no punctuation.
+fn anchors(text: &str) -> impl Iterator<Item = String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings.map(|heading| {
+        let heading = heading.trim_start_matches('#').trim();
+        let kept = heading
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    })
+}
+
+#[test]
+fn every_relative_link_leads_somewhere() {
+    let mut dead = Vec::new();
+    for file in files(&root(), "md") {
+        let text = read(&file);
+        for link in links(&text)
+            .into_iter()
+            .filter(|link| !link.contains("://"))
+        {
+            let (path, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => file.clone(),
+                path => file.parent().expect("a folder").join(path),
+            };
+            let is_there = target.exists()
+                && (fragment.is_empty() || anchors(&read(&target)).any(|there| there == fragment));
+            if !is_there {
+                dead.push(format!("{}: {link}", file.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
+}
+
+/// The calls of hepto-node in a document, in blocks of code and within sentences, from its name on and without comments.
+fn calls(text: &str) -> Vec<&str> {
+    let blocks = text.split("```").skip(1).step_by(2);
+    let lines = blocks.flat_map(str::lines);
+    let prose = text.split("```").step_by(2);
+    let inline = prose.flat_map(|part| part.split('`').skip(1).step_by(2));
+    lines
+        .chain(inline)
+        .map(|line| line.split(" #").next().unwrap_or(line))
+        .filter_map(|line| line.trim().strip_prefix("hepto-node "))
+        .collect()
+}
+
+#[test]
+fn every_command_that_the_documents_show_exists_with_its_options() {
+    let mut shown = 0;
+    for file in files(&root(), "md") {
+        let text = read(&file);
+        for call in calls(&text) {
+            let words: Vec<&str> = call
+                .split_whitespace()
+                .take_while(|word| *word != "--")
+                .collect();
+            let depth = match words.first() {
+                Some(&"config" | &"keys") => 2,
+                _ => 1,
+            };
+            let is_name = |word: &&&str| !word.starts_with('-');
+            let command: Vec<&str> = words
+                .iter()
+                .take(depth)
+                .take_while(is_name)
+                .copied()
+                .collect();
+            let (code, help, errors) = said(&hepto(&[&["help"], &command[..]].concat()));
+            assert_eq!(code, Some(0), "{}: `{call}`: {errors}", file.display());
+            // What follows kubectl is kubectl's own.
+            let options = words
+                .iter()
+                .filter(|word| word.starts_with("--") && command != ["kubectl"]);
+            for option in options {
+                let name = option.split('=').next().unwrap_or(option);
+                let known = help.split([' ', '\n', ',', '=']).any(|word| word == name);
+                assert!(known, "{}: `{call}`: no option {name}", file.display());
+            }
+            shown += 1;
+        }
+    }
+    assert!(shown > 20, "only {shown} commands were found");
+}
