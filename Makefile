@@ -19,8 +19,10 @@ help: ## What can be made
 demo: build ## Three homes on this machine, joined by real nodes (root); DEMO_ARGS="--break --nodes 5"
 	@target/debug/hepto-node demo $(DEMO_ARGS)
 
+# The tests start the binaries, the k3s stand-in among them: those are built first.
 test: lint ## Format, lints, unit, simulation and end-to-end tests (root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: its tests build network namespaces; try: sudo -E make test" >&2; exit 1; }
+	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked --no-fail-fast
 	$(MAKE) static
 

@@ -8,7 +8,7 @@ say() { echo "toolchain: $*" >&2; }
 # Command -> Debian package. musl-gcc compiles ring's C for the static binary.
 missing=
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
-need cc gcc
+need cc "gcc libc6-dev"
 need musl-gcc musl-tools
 need nft nftables
 need iptables-restore iptables

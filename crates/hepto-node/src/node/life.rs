@@ -62,6 +62,9 @@ fn unavailable(error: std::io::Error) -> Fault {
     Fault::new("E-RUN-LOOP", what).fix("raise the limit of open files (ulimit -n)")
 }
 
+/// A request, and the mesh's report that answers it.
+type Answered = (Pending, Box<Report>);
+
 /// Something that the loop hears of.
 enum Happening {
     Network(Result<NetworkEvent, hepto_net::Error>),
@@ -70,7 +73,7 @@ enum Happening {
     Resolved(Resolved),
     Workload(Step),
     Asked(Pending),
-    Report(Pending, Report),
+    Report(Answered),
     Reload,
     Stop(&'static str),
     MeshEnded,
@@ -96,10 +99,7 @@ pub(super) struct Life<'a> {
     pub(super) started: Instant,
     pub(super) resolver: Resolver,
     pub(super) control: mpsc::Receiver<Pending>,
-    pub(super) reports: (
-        mpsc::Sender<(Pending, Report)>,
-        mpsc::Receiver<(Pending, Report)>,
-    ),
+    pub(super) reports: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
     pub(super) reachable: usize,
     pub(super) told: String,
     pub(super) began: bool,
@@ -196,7 +196,7 @@ impl<'a> Life<'a> {
                     return Ok(());
                 }
                 Happening::Asked(pending) => self.ask_mesh(pending),
-                Happening::Report(pending, report) => self.answer(pending, &report),
+                Happening::Report((pending, report)) => self.answer(pending, &report),
                 Happening::Reload => tracing::warn!(
                     "reload is not in this version: restart the node to take up a changed config"
                 ),
@@ -229,7 +229,7 @@ impl<'a> Life<'a> {
             anchors = self.resolver.next() => Happening::Resolved(anchors),
             step = self.workload.step() => Happening::Workload(step),
             Some(pending) = self.control.recv() => Happening::Asked(pending),
-            Some((pending, report)) = self.reports.1.recv() => Happening::Report(pending, report),
+            Some(answered) = self.reports.1.recv() => Happening::Report(answered),
             _ = self.signals.hangup.recv() => Happening::Reload,
             _ = self.signals.terminate.recv() => Happening::Stop("SIGTERM"),
             _ = self.signals.interrupt.recv() => Happening::Stop("SIGINT"),
@@ -426,7 +426,7 @@ impl<'a> Life<'a> {
         let reports = self.reports.0.clone();
         tokio::spawn(async move {
             if let Ok(report) = receiver.await {
-                let _ = reports.send((pending, report)).await;
+                let _ = reports.send((pending, Box::new(report))).await;
             }
         });
     }

@@ -56,13 +56,15 @@ pub struct Workload {
 impl Workload {
     /// Nothing runs yet.
     pub fn new(config: &Config, run_directory: &Path, entry: Entry) -> Self {
-        let phase = if config.k3s.is_some() {
-            Phase::Waiting {
-                since: Instant::now(),
-            }
-        } else {
-            Phase::Off
+        let since = Instant::now();
+        let phase = match config.k3s {
+            Some(_) => Phase::Waiting { since },
+            None => Phase::Off,
         };
+        if config.k3s.is_some() && !config.is_master() && !Self::has_run(config) {
+            let master = &config.cluster.master;
+            tracing::info!(%master, "k3s is started as soon as the master is a live peer");
+        }
         Workload {
             phase,
             run_directory: run_directory.to_owned(),
