@@ -41,6 +41,15 @@ fn with_nothing_open_a_scan_gets_no_answer_but_icmps() {
                 "UDP at {address}"
             );
         }
+        for address in node.recipe.uplink {
+            let mesh = SocketAddr::new(address, 51820);
+            let silence = neighbour.space().run(|| provoke(mesh));
+            let answered = silence.expect("the home lives");
+            assert_eq!(
+                answered, None,
+                "the mesh port answered a stranger at {mesh}"
+            );
+        }
         drop(listener);
     });
 }
@@ -162,6 +171,36 @@ fn gossip_is_reached_by_nodes_alone() {
             "the nodes themselves talk"
         );
     });
+}
+
+/// Sends what looks like every message of WireGuard and of the rendezvous; an answer, if there is one.
+fn provoke(mesh: SocketAddr) -> Option<Vec<u8>> {
+    let any = if mesh.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = UdpSocket::bind(any).expect("a socket");
+    socket.connect(mesh).expect("a route");
+    let heads = [
+        ([1, 0, 0, 0], 148),
+        ([2, 0, 0, 0], 92),
+        ([3, 0, 0, 0], 64),
+        ([4, 0, 0, 0], 32),
+    ];
+    // One rendezvous message for each of the 256 ids that a key may have.
+    let hellos = (0..=255).map(|id| ([0xe8, 1, id, 0], 480));
+    for (head, length) in heads.into_iter().chain(hellos) {
+        let mut message = vec![0x5a; length];
+        message[..4].copy_from_slice(&head);
+        socket.send(&message).expect("a datagram leaves");
+    }
+    socket
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("a socket option");
+    let mut answer = [0; 2048];
+    let length = socket.recv(&mut answer).ok()?;
+    Some(answer[..length].to_vec())
 }
 
 /// Gives a node one address of its pods' and one of its services' networks, as a cluster does.

@@ -42,6 +42,11 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let interrupt = Interrupt::watch()?;
     match show(args, &interrupt) {
         Err(_) if interrupt.came() => Ok(ExitCode::from(INTERRUPTED)),
+        // With its code, and what mends it.
+        Err(error) => match error.downcast::<hepto_net::lab::Error>() {
+            Ok(error) => Err(Fault::from(error).into()),
+            Err(error) => Err(error),
+        },
         shown => shown,
     }
 }
