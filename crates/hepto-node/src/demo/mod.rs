@@ -52,8 +52,10 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn show(args: &DemoArgs, interrupt: &Interrupt) -> anyhow::Result<ExitCode> {
+    let mut town = Town::open(args.k3s.as_deref())?;
+    // Made later and so gone earlier: its line is no longer drawn when the town says how it ended.
     let progress = Progress::new();
-    let mut town = Town::build(args.nodes.into(), args.k3s.as_deref(), &progress, interrupt)?;
+    town.build(args.nodes.into(), &progress, interrupt)?;
     town.start()?;
     town.await_mesh(&progress, interrupt)?;
     if args.k3s.is_some() {

@@ -55,44 +55,47 @@ pub struct Town {
     pub homes: Vec<Neighbour>,
     program: PathBuf,
     directory: PathBuf,
+    k3s: Option<PathBuf>,
     kind: &'static str,
-    stop_patience: Duration,
     kept: bool,
 }
 
 impl Town {
-    /// Builds the homes and writes their nodes' config and key files.
-    pub fn build(
-        count: usize,
-        k3s: Option<&Path>,
-        progress: &Progress,
-        interrupt: &Interrupt,
-    ) -> anyhow::Result<Town> {
+    /// An empty street, and a directory for its files.
+    ///
+    /// # Errors
+    /// When the kernel or the disk refuses, or there is no such k3s.
+    pub fn open(k3s: Option<&Path>) -> anyhow::Result<Town> {
         let program = env::current_exe().context("cannot find the program's own file")?;
-        let k3s = k3s
-            .map(|path| {
-                path.canonicalize()
-                    .with_context(|| format!("cannot find {}", path.display()))
-            })
-            .transpose()?;
+        let find = |path: &Path| {
+            let found = path.canonicalize();
+            found.with_context(|| format!("cannot find {}", path.display()))
+        };
+        let k3s = k3s.map(find).transpose()?;
         let street = Street::open(&[net("192.168.77.254/24"), net("2001:db8:77::fe/64")])?;
         let directory = mkdtemp(&env::temp_dir().join("hepto-demo.XXXXXX"))
             .context("cannot make a directory for the demo's files")?;
-        let stop_patience = if k3s.is_some() {
-            K3S_STOP_PATIENCE
-        } else {
-            STOP_PATIENCE
-        };
-        let mut town = Town {
+        Ok(Town {
             street,
             homes: Vec::new(),
             program,
             directory,
+            k3s,
             kind: "macvlan",
-            stop_patience,
             kept: false,
-        };
+        })
+    }
 
+    /// Builds the homes and writes their nodes' config and key files.
+    ///
+    /// # Errors
+    /// When the kernel or the disk refuses, or the demo is interrupted.
+    pub fn build(
+        &mut self,
+        count: usize,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<()> {
         progress.step(&format!("building {count} homes"), count);
         for (number, name) in (1u8..).zip(&NAMES[..count]) {
             interrupt.check()?;
@@ -100,21 +103,25 @@ impl Town {
                 net(&format!("192.168.77.{number}/24")),
                 net(&format!("2001:db8:77::{number:x}/64")),
             ];
-            let home = town.street.home(&format!("home-{name}"), &addresses)?;
-            let config = town.directory.join(format!("{name}.toml"));
+            let home = self.street.home(&format!("home-{name}"), &addresses)?;
+            let config = self.directory.join(format!("{name}.toml"));
             progress.part(&format!("home of {name}: 192.168.77.{number}"));
-            town.homes.push(Neighbour::new(CLUSTER, name, home, config));
+            self.homes.push(Neighbour::new(CLUSTER, name, home, config));
         }
-        if town.homes[0].home.has_ipvlan() {
-            town.kind = "ipvlan";
+        if self
+            .homes
+            .iter()
+            .any(|neighbour| neighbour.home.has_ipvlan())
+        {
+            self.kind = "ipvlan";
         }
-        town.make_keys()?;
-        for (number, neighbour) in (1u8..).zip(&town.homes) {
-            let text = town.config(number, neighbour.name, k3s.as_deref());
+        self.make_keys()?;
+        for (number, neighbour) in (1u8..).zip(&self.homes) {
+            let text = self.config(number, neighbour.name);
             fs::write(&neighbour.config, text)
                 .with_context(|| format!("cannot write {}", neighbour.config.display()))?;
         }
-        Ok(town)
+        Ok(())
     }
 
     fn make_keys(&self) -> anyhow::Result<()> {
@@ -138,9 +145,9 @@ impl Town {
     }
 
     /// A config file as a volunteer would write it.
-    fn config(&self, number: u8, name: &str, k3s: Option<&Path>) -> String {
+    fn config(&self, number: u8, name: &str) -> String {
         let storage = self.directory.join("storage").join(name);
-        let k3s = match k3s {
+        let k3s = match &self.k3s {
             Some(path) => format!("binary = {path:?}\ndrain = \"5s\""),
             None => "enabled = false".to_owned(),
         };
@@ -327,7 +334,7 @@ cluster_key_file = {cluster:?}
         self.homes.iter_mut().for_each(Neighbour::release);
         self.kept = true;
         let pids = pids.join(" ");
-        format!("kill {pids}; rm -r {}", self.directory.display())
+        format!("kill {pids}; sleep 5; rm -r {}", self.directory.display())
     }
 }
 
@@ -341,7 +348,12 @@ impl Drop for Town {
             failures.extend(neighbour.stop().err());
         }
         // Together: each may wait for its pods.
-        let (program, patience) = (&self.program, self.stop_patience);
+        let patience = if self.k3s.is_some() {
+            K3S_STOP_PATIENCE
+        } else {
+            STOP_PATIENCE
+        };
+        let program = &self.program;
         failures.extend(thread::scope(|scope| {
             let ending: Vec<_> = self
                 .homes
