@@ -22,6 +22,9 @@ pub const BODY_MAX: usize = DATAGRAM_MAX - OVERHEAD;
 /// Shortest datagram that can be a message.
 pub const DATAGRAM_MIN: usize = OVERHEAD + message::HEAD_LENGTH;
 
+/// Random bytes of one datagram.
+pub type Nonce = [u8; 24];
+
 const MAGIC: [u8; 2] = [0xe8, 0x01];
 
 /// What a datagram looks like from outside.
@@ -49,6 +52,11 @@ pub fn classify(datagram: &[u8], key_id: u8) -> Class {
     }
 }
 
+/// The nonce of a datagram that was opened.
+pub(crate) fn nonce(datagram: &[u8]) -> &[u8] {
+    &datagram[4..28]
+}
+
 /// Seals and opens bodies.
 pub struct Seal {
     cipher: XChaCha20Poly1305,
@@ -66,7 +74,7 @@ impl Seal {
     }
 
     /// The datagram of `body` (at most [`BODY_MAX`] bytes). A random nonce of 24 bytes never repeats.
-    pub fn seal(&self, body: &[u8], nonce: [u8; 24]) -> Vec<u8> {
+    pub fn seal(&self, body: &[u8], nonce: Nonce) -> Vec<u8> {
         debug_assert!(body.len() <= BODY_MAX);
         let payload = Payload {
             msg: body,

@@ -1,9 +1,10 @@
 //! HELLOs of ours that may still be answered, and tokens that others gave us.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::seal::Nonce;
 use crate::seal::token::{LIFETIME, NONE, Token};
 
 /// How long an answer is awaited.
@@ -11,6 +12,7 @@ const OPEN: Duration = Duration::from_secs(10);
 const CALLS_MAX: usize = 4096;
 const TOKENS_MAX: usize = 1024;
 const MINE_MAX: usize = 64;
+const MINE_LIFETIME: Duration = Duration::from_secs(600);
 
 /// A HELLO that is out.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,8 @@ pub(super) struct Call {
     /// It carried a token that was just given: a second TOKEN in answer is not followed.
     pub again: bool,
     pub at: Instant,
+    /// What no one but us and who has seen the datagram knows of it.
+    pub nonce: Nonce,
 }
 
 /// All that are out, by counter.
@@ -26,7 +30,7 @@ pub(super) struct Call {
 pub(super) struct Calls {
     open: BTreeMap<u64, Call>,
     tokens: BTreeMap<SocketAddr, (Token, Instant)>,
-    mine: BTreeSet<SocketAddr>,
+    mine: BTreeMap<SocketAddr, Instant>,
 }
 
 impl Calls {
@@ -49,18 +53,27 @@ impl Calls {
         self.open.remove(&echo)
     }
 
-    /// The call `counter` came back to ourselves: its address is one of ours.
-    pub fn came_back(&mut self, counter: u64) {
+    /// The call `counter` came back to ourselves, if `nonce` is its own (any member can write our boot id and a counter):
+    /// its address is one of ours.
+    pub fn came_back(&mut self, counter: u64, nonce: &[u8], now: Instant) {
+        if self
+            .open
+            .get(&counter)
+            .is_none_or(|call| call.nonce != nonce)
+        {
+            return;
+        }
         if let Some(call) = self.open.remove(&counter)
             && self.mine.len() < MINE_MAX
         {
-            self.mine.insert(call.to);
+            self.mine.insert(call.to, now);
         }
     }
 
-    /// Whether a call to `address` came back to us.
-    pub fn is_mine(&self, address: SocketAddr) -> bool {
-        self.mine.contains(&address)
+    /// Whether a call to `address` came back to us of late; a router may send it elsewhere one day.
+    pub fn is_mine(&self, address: SocketAddr, now: Instant) -> bool {
+        let at = self.mine.get(&address);
+        at.is_some_and(|at| now.saturating_duration_since(*at) < MINE_LIFETIME)
     }
 
     /// Our addresses have changed: what was ours may be another's.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::Core;
 use super::book::{Object, name_hash};
 use super::call::Call;
+use super::letter::Letter;
 use crate::name::NodeName;
 use crate::record::{RecordError, Unverified};
 use crate::seal::message::{
@@ -140,144 +141,18 @@ impl Conversations {
         self.0.len() < CONVERSATIONS_MAX
     }
 
-    /// Whether this run of a peer was sent a digest a moment ago.
-    pub fn has_digest(&self, boot: [u8; 8], now: Instant) -> bool {
+    /// Whether this run of a peer was sent a digest a moment ago, to another of its addresses.
+    pub fn has_digest(&self, boot: [u8; 8], remote: SocketAddr, now: Instant) -> bool {
         let recent =
             |one: &Conversation| now.saturating_duration_since(one.opened) < DIGEST_INTERVAL;
         self.0
             .iter()
-            .any(|one| !one.caller && one.boot == boot && recent(one))
+            .any(|one| !one.caller && one.boot == boot && one.remote != remote && recent(one))
     }
 
     fn purge(&mut self, now: Instant) {
         self.0
             .retain(|one| now.saturating_duration_since(one.used) < IDLE);
-    }
-}
-
-/// What goes into the datagrams of one turn.
-#[derive(Debug, Default)]
-pub(super) struct Letter<'a> {
-    pub own: Option<&'a [u8]>,
-    pub digest: Option<&'a [Item]>,
-    pub wants: Vec<(u8, u64)>,
-    pub objects: Vec<Object<'a>>,
-}
-
-impl Letter<'_> {
-    /// Spreads the letter over at most `limit` bodies, each begun by `begin`. Says whether something was left over.
-    fn write(&self, limit: usize, mut begin: impl FnMut() -> SyncWriter) -> (Vec<Vec<u8>>, bool) {
-        let mut pages = Pages {
-            done: Vec::new(),
-            page: None,
-            limit,
-        };
-        let mut more = false;
-        if let Some(own) = self.own {
-            more |= !pages.push(&mut begin, &Part::Own(own));
-        }
-        if let Some(digest) = self.digest {
-            more |= !pages.push_digest(&mut begin, digest);
-        }
-        more |= !pages.push_wants(&mut begin, &self.wants);
-        for object in &self.objects {
-            more |= !match object {
-                Object::Record(record) => pages.push(&mut begin, &Part::Record(record.raw())),
-                Object::Statement(statement) => {
-                    pages.push(&mut begin, &Part::Statement(statement.raw()))
-                }
-            };
-        }
-        if more && let Some(page) = &mut pages.page {
-            page.set_flag(FLAG_MORE);
-        }
-        pages.done.extend(pages.page.map(SyncWriter::finish));
-        (pages.done, more)
-    }
-}
-
-struct Pages {
-    done: Vec<Vec<u8>>,
-    page: Option<SyncWriter>,
-    limit: usize,
-}
-
-impl Pages {
-    /// A page with room for anything; `None`: the limit is reached.
-    fn turn(&mut self, begin: &mut impl FnMut() -> SyncWriter) -> Option<&mut SyncWriter> {
-        let used = self.done.len() + usize::from(self.page.is_some());
-        if used >= self.limit {
-            return None;
-        }
-        self.done.extend(self.page.take().map(SyncWriter::finish));
-        Some(self.page.insert(begin()))
-    }
-
-    fn push(&mut self, begin: &mut impl FnMut() -> SyncWriter, part: &Part<'_>) -> bool {
-        if self.page.as_mut().is_some_and(|page| page.push(part)) {
-            return true;
-        }
-        self.turn(begin).is_some_and(|page| page.push(part))
-    }
-
-    /// Splits the digest by ranges of hashes that leave no gap, so that what is missing is known to be missing.
-    fn push_digest(&mut self, begin: &mut impl FnMut() -> SyncWriter, digest: &[Item]) -> bool {
-        let mut rest = digest;
-        let mut first = 0;
-        loop {
-            let room = self.page.as_ref().map_or(0, SyncWriter::digest_room);
-            let room = if room >= 8 {
-                room
-            } else {
-                match self.turn(begin) {
-                    Some(page) => page.digest_room(),
-                    None => return false,
-                }
-            };
-            let mut length = room.min(rest.len());
-            // Objects of one hash stay together: a range ends between two hashes.
-            while length < rest.len() && rest[length - 1].hash == rest[length].hash {
-                length -= 1;
-            }
-            let (items, after) = rest.split_at(length);
-            let last = if after.is_empty() {
-                u64::MAX
-            } else {
-                items.last().map_or(first, |item| item.hash)
-            };
-            let part = Part::Digest {
-                first,
-                last,
-                items: items.to_vec(),
-            };
-            if !self.push(begin, &part) {
-                return false;
-            }
-            if after.is_empty() {
-                return true;
-            }
-            rest = after;
-            first = last.saturating_add(1);
-        }
-    }
-
-    fn push_wants(&mut self, begin: &mut impl FnMut() -> SyncWriter, wants: &[(u8, u64)]) -> bool {
-        let mut rest = wants;
-        while !rest.is_empty() {
-            let room = match self.page.as_ref().map_or(0, SyncWriter::wants_room) {
-                0 => match self.turn(begin) {
-                    Some(page) => page.wants_room(),
-                    None => return false,
-                },
-                room => room,
-            };
-            let (now, after) = rest.split_at(room.min(rest.len()));
-            if !self.push(begin, &Part::Wants(now.to_vec())) {
-                return false;
-            }
-            rest = after;
-        }
-        true
     }
 }
 
@@ -348,7 +223,9 @@ impl Core {
     ) {
         let digest = differs
             && self.conversations.has_room(now)
-            && !self.conversations.has_digest(conversation.boot, now);
+            && !self
+                .conversations
+                .has_digest(conversation.boot, conversation.remote, now);
         let letter = Letter {
             own: Some(self.book.own().raw()),
             digest: digest.then(|| self.book.digest()),
@@ -521,7 +398,13 @@ impl Core {
             record: self.book.own().raw(),
         };
         let body = hello.write(&head);
-        self.calls.open(head.counter, Call { to, again, at: now });
-        self.transmit(to, None, &body);
+        let nonce = self.transmit(to, None, &body);
+        let call = Call {
+            to,
+            again,
+            at: now,
+            nonce,
+        };
+        self.calls.open(head.counter, call);
     }
 }

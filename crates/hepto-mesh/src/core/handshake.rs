@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::membership::PeerState;
+use super::membership::{PeerState, Validated};
 use super::{Core, Output};
 use crate::seal::message::{FLAG_INITIATING, FLAG_REFUSED};
 
@@ -20,6 +20,12 @@ const VALIDATED: Duration = Duration::from_secs(5);
 /// Least time between two handshakes with a peer whose clock went back.
 const STALE_INTERVAL: Duration = Duration::from_secs(5);
 
+impl Validated {
+    fn is_fresh(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) < VALIDATED
+    }
+}
+
 impl PeerState {
     /// We answer its HELLO, which has proved `from`: it is its turn. Returns the flags of the answer.
     pub fn answering(&mut self, from: SocketAddr, own_key: [u8; 32], now: Instant) -> u8 {
@@ -27,7 +33,7 @@ impl PeerState {
         if self.is_live(now) {
             return 0;
         }
-        self.validate(from, now);
+        self.validate(from, false, now);
         let initiating = self
             .initiated
             .is_some_and(|at| now.saturating_duration_since(at) < TURN);
@@ -41,7 +47,7 @@ impl PeerState {
         if flags & FLAG_REFUSED != 0 || self.is_live(now) {
             return;
         }
-        self.validate(from, now);
+        self.validate(from, true, now);
         let both = self
             .answered
             .is_some_and(|at| now.saturating_duration_since(at) < TURN);
@@ -53,11 +59,13 @@ impl PeerState {
         }
     }
 
-    /// The first address to answer stays the one to use while it is fresh; the others are spares.
-    fn validate(&mut self, from: SocketAddr, now: Instant) {
-        let fresh = |(_, at): (SocketAddr, Instant)| now.saturating_duration_since(at) < VALIDATED;
-        if !self.validated.is_some_and(fresh) {
-            self.validated = Some((from, now));
+    /// The first address to answer stays the one to use while it is fresh; the others are spares. One that only called
+    /// under the peer's name, as any member can, gives way to one that answered.
+    fn validate(&mut self, address: SocketAddr, asked: bool, now: Instant) {
+        let stays = |held: Validated| held.is_fresh(now) && (held.asked || !asked);
+        if !self.validated.is_some_and(stays) {
+            let at = now;
+            self.validated = Some(Validated { address, at, asked });
         }
     }
 
@@ -99,14 +107,13 @@ impl PeerState {
             self.initiate_at = Some(next);
             return None;
         }
-        let (address, at) = self.validated?;
-        if now.saturating_duration_since(at) >= VALIDATED {
+        let Some(validated) = self.validated.filter(|held| held.is_fresh(now)) else {
             self.initiate_at = None;
             return None;
-        }
+        };
         self.initiated = Some(now);
         self.initiate_at = Some(now + again);
-        Some(address)
+        Some(validated.address)
     }
 }
 

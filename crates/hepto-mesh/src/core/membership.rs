@@ -28,6 +28,15 @@ pub(super) struct Waiting {
     pub hash: [u8; 32],
 }
 
+/// An address at which someone has proved to receive.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Validated {
+    pub address: SocketAddr,
+    pub at: Instant,
+    /// It answered a HELLO that we sent to an address from the peer's own record; else it only called under its name.
+    pub asked: bool,
+}
+
 /// A peer of the tunnel.
 #[derive(Debug)]
 pub(super) struct PeerState {
@@ -51,8 +60,8 @@ pub(super) struct PeerState {
     pub next_try: Instant,
     /// When HELLO was last said.
     pub tried: Option<Instant>,
-    /// Where it has proved to receive, and when.
-    pub validated: Option<(SocketAddr, Instant)>,
+    /// Where it may be reached for a handshake.
+    pub validated: Option<Validated>,
     /// When we answered its HELLO: it is its turn to start a handshake.
     pub answered: Option<Instant>,
     /// When to start a handshake, while there is no session.
@@ -146,6 +155,14 @@ impl Membership {
 
     pub fn live(&self, now: Instant) -> impl Iterator<Item = &PeerState> {
         self.peers.values().filter(move |state| state.is_live(now))
+    }
+
+    /// Whether a peer of the tunnel has been without contact for too long.
+    pub fn has_dormant(&self, book: &Book, now: Instant) -> bool {
+        let is_peer = |entry: &&Entry| self.peers.contains_key(&entry.record.content().wireguard);
+        book.entries()
+            .filter(is_peer)
+            .any(|entry| entry.idle(now) >= DORMANT_AFTER)
     }
 
     /// Brings the tunnel's peers and the hosts file in line with the book. Sessions of unchanged peers are not touched.

@@ -16,10 +16,12 @@ mod door;
 mod endpoint;
 mod event;
 mod handshake;
+mod letter;
 mod limit;
 mod membership;
 mod notice;
 mod receive;
+mod refusal;
 mod report;
 mod saved;
 mod schedule;
@@ -34,9 +36,10 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-pub use book::{NAMES_MAX, Refusal, Roster};
+pub use book::{NAMES_MAX, Roster};
 pub use event::{Anchor, GossipState, Input, Output, Peer, PeerChange, Session, Settings};
 pub use notice::Notice;
+pub use refusal::Refusal;
 pub use report::{AnchorReport, AnchorState, Counters, Member, Report};
 pub use saved::{Damaged, Saved, SavedMember};
 
@@ -51,14 +54,11 @@ use schedule::Schedule;
 
 use crate::identity::{Identity, fingerprint};
 use crate::record::{Content, FLAG_SETTLED, Record, RecordError, Sequence, Unverified};
-use crate::seal::Seal;
 use crate::seal::message::{Head, Kind};
+use crate::seal::{Nonce, Seal};
 
 /// Random at each start: tells a node's runs apart, and its own messages from others'.
 pub type BootId = [u8; 8];
-
-/// Notices that are remembered as said.
-const NOTICED_MAX: usize = 256;
 
 /// The state machine of one node.
 pub struct Core {
@@ -83,7 +83,8 @@ pub struct Core {
     joined: bool,
     outputs: VecDeque<Output>,
     counters: Counters,
-    noticed: BTreeSet<String>,
+    /// Notices that were said, by code and the known name that they are about.
+    noticed: BTreeSet<(&'static str, String)>,
     /// Time of the last input.
     now: Instant,
 }
@@ -432,19 +433,26 @@ impl Core {
         self.notice(Notice::ForeignKey { from });
     }
 
-    /// Says a thing once. Those of one kind whose details a stranger chooses are said once for all.
+    /// Says a thing once. What tells one notice from another is never for a stranger or a liar to choose: else it could fill
+    /// the log, or this memory.
     fn notice(&mut self, notice: Notice) {
-        let key = match &notice {
-            Notice::ForeignKey { .. } | Notice::BadRecord { .. } => notice.code().to_owned(),
-            _ => notice.to_string(),
+        let about = match &notice {
+            Notice::IdentityRefused { name, .. } | Notice::AddressConflict { name, .. } => {
+                name.as_str()
+            }
+            Notice::TunnelKeyRefused { holder, .. } => holder.as_str(),
+            Notice::AddressMoved { .. } | Notice::SequenceBehind => {
+                return self.outputs.push_back(Output::Notice(notice));
+            }
+            _ => "",
         };
-        if self.noticed.len() < NOTICED_MAX && self.noticed.insert(key) {
+        if self.noticed.insert((notice.code(), about.to_owned())) {
             self.outputs.push_back(Output::Notice(notice));
         }
     }
 
     fn is_mine(&self, address: SocketAddr) -> bool {
-        self.calls.is_mine(address) || self.endpoints.is_interface(address)
+        self.calls.is_mine(address, self.now) || self.endpoints.is_interface(address)
     }
 
     fn head(&mut self, kind: Kind, to: SocketAddr, now: Instant) -> Head {
@@ -457,12 +465,13 @@ impl Core {
         }
     }
 
-    fn transmit(&mut self, to: SocketAddr, from: Option<IpAddr>, body: &[u8]) {
+    fn transmit(&mut self, to: SocketAddr, from: Option<IpAddr>, body: &[u8]) -> Nonce {
         let mut nonce = [0; 24];
         self.rng.fill_bytes(&mut nonce);
         self.counters.sent += 1;
         let bytes = self.seal.seal(body, nonce);
         self.outputs.push_back(Output::Transmit { to, from, bytes });
+        nonce
     }
 
     /// 85 to 115 % of `time`, so that nodes do not march in step.

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::book::Refusal;
 use super::conversation::{Conversation, Rejected};
 use super::door::Verdict;
 use super::event::GossipState;
 use super::membership::Waiting;
+use super::refusal::Refusal;
 use super::{Core, Notice};
 use crate::name::NodeName;
 use crate::record::{RecordError, Unverified};
@@ -39,7 +39,9 @@ impl Core {
         };
         if head.boot == self.boot {
             self.counters.own += 1;
-            return self.calls.came_back(head.counter);
+            return self
+                .calls
+                .came_back(head.counter, crate::seal::nonce(bytes), now);
         }
         let parsed = match head.kind {
             Kind::Hello if bytes.len() < HELLO_MIN => None,

@@ -171,6 +171,8 @@ impl Core {
         self.resolve(now);
         if now >= self.schedule.save_at {
             self.schedule.save_at = now + SAVE_INTERVAL;
+            // Who has become dormant leaves the tunnel at the next turn.
+            self.book_changed |= self.membership.has_dormant(&self.book, now);
             self.outputs.push_back(Output::Save);
         }
     }
@@ -294,7 +296,7 @@ impl Core {
         let used = state
             .endpoint
             .into_iter()
-            .chain(state.validated.map(|(address, _)| address));
+            .chain(state.validated.map(|held| held.address));
         let mut candidates: Vec<SocketAddr> = Vec::new();
         for address in used.chain(told) {
             let fit = self.endpoints.is_reachable(address) && !self.is_mine(address);

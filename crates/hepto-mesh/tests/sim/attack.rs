@@ -381,3 +381,111 @@ fn garbage_and_truncation_change_nothing() {
     );
     assert_eq!(world.nodes[0].notices.len(), 1, "said once");
 }
+
+#[test]
+fn a_liar_cannot_make_a_node_take_an_anchor_for_itself() {
+    let mut world = up(5);
+    world.tape = Some(Vec::new());
+    let mut liar = Liar::new(&mut world);
+    let own_key = liar.identity.wireguard_public();
+    let introduction = liar.record("evil", own_key, 1);
+    let victim = World::address(1);
+    liar.hello(&mut world, victim, introduction.raw());
+    let answer = world.stray.last().expect("an answer").2.clone();
+    let (head, _) = Head::parse(&liar.seal.open(&answer).expect("sealed"))
+        .map(|(head, rest)| (head, rest.len()))
+        .expect("a head");
+    // The victim's boot id and every counter that it may have used for its calls.
+    for _ in 0..20 {
+        for counter in 1..300 {
+            let body = Hello {
+                hash: [0; 32],
+                flags: 0,
+                record: &[],
+            }
+            .write(&Head {
+                kind: Kind::Hello,
+                counter,
+                ..head
+            });
+            let payload = liar.seal(&mut world, &body);
+            world.inject(liar.address, victim, payload);
+        }
+        world.pass(seconds(1));
+    }
+    let anchors = world.nodes[1].report(world.now).anchors;
+    assert_eq!(anchors[0].state, hepto_mesh::core::AnchorState::Answers);
+}
+
+#[test]
+fn a_liar_that_calls_under_a_members_name_keeps_nobody_apart() {
+    seeds(3, |seed| {
+        let mut world = up(seed);
+        let mut liar = Liar::new(&mut world);
+        world.tape = Some(Vec::new());
+        let posed = {
+            let node = &mut world.nodes[2];
+            node.core.as_ref().expect("it runs").own_record().clone()
+        };
+        world.kill(2);
+        for step in 0..20u8 {
+            liar.boot = [step; 8];
+            liar.hello(&mut world, World::address(0), posed.raw());
+            if step == 10 {
+                world.boot(2);
+            }
+        }
+        let quiet = |world: &World| world.connected(0, 2);
+        world.within(seconds(3), "the true one", quiet);
+        assert!(world.all_connected(&[0, 1, 3]));
+    });
+}
+
+#[test]
+fn sealed_nonsense_neither_panics_nor_changes_anything() {
+    seeds(3, |seed| {
+        let mut world = up(seed);
+        let liar = Liar::new(&mut world);
+        world.tape = Some(Vec::new());
+        world.kill(3);
+        world.boot(3);
+        world.pass(seconds(40));
+        let tape = world.tape.take().expect("a tape");
+        let before: Vec<_> = (0..4)
+            .map(|node| world.nodes[node].report(world.now).members.len())
+            .collect();
+        let bodies: Vec<Vec<u8>> = tape
+            .iter()
+            .filter_map(|(_, _, bytes)| liar.seal.open(bytes))
+            .collect();
+        for round in 0..4000 {
+            let number = world.below(u32::try_from(bodies.len()).expect("few")) as usize;
+            let (from, to, _) = tape[number];
+            let mut body = bodies[number].clone();
+            for _ in 0..=world.below(4) {
+                // Past the token, so that it still holds while it is fresh.
+                let at = 33 + world.below(u32::try_from(body.len() - 33).expect("short")) as usize;
+                body[at] = world.below(256) as u8;
+            }
+            // A counter that is new.
+            body[9..17].copy_from_slice(&(1_000_000u64 + round).to_be_bytes());
+            if world.below(8) == 0 {
+                let length = world.below(u32::try_from(body.len()).expect("short")) as usize;
+                body.truncate(length);
+            }
+            let payload = liar.seal(&mut world, &body);
+            world.inject(from, to, payload);
+        }
+        world.pass(seconds(30));
+        untouched(&world);
+        let after: Vec<_> = (0..4)
+            .map(|node| world.nodes[node].report(world.now).members.len())
+            .collect();
+        assert_eq!(after, before);
+        assert!(world.all_connected(&[0, 1, 2, 3]));
+        let malformed: u64 = (0..4)
+            .map(|node| world.nodes[node].report(world.now).counters.malformed)
+            .sum();
+        assert!(malformed > 0);
+    });
+}

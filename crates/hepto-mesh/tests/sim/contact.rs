@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use hepto_mesh::core::{Anchor, AnchorState, Input, Notice};
 use hepto_mesh::record::{Endpoint, EndpointKind};
 
+use crate::node::Nat;
 use crate::seeds;
-use crate::world::{Nat, World, millis, name, seconds};
+use crate::world::{World, millis, name, seconds};
 
 /// One way takes 50 ms: a round trip 100.
 fn steady(mut world: World) -> World {
@@ -302,4 +303,102 @@ fn traffic_that_waits_for_a_session_hurries_the_hello() {
     };
     let (calm, hurried) = (asked(false), asked(true));
     assert!(calm <= 1 && (9..=11).contains(&hurried), "{calm} {hurried}");
+}
+
+#[test]
+fn hellos_keep_their_times() {
+    // HELLOs of n0 to the dead n2 in a minute, after `pause` seconds without it; beside a live n1 or alone.
+    let asked = |alone: bool, pause: u64| {
+        let mut world = World::cluster(11, 3, 0);
+        let anchor = Anchor {
+            host: World::address(0).ip().to_string(),
+            port: 51820,
+        };
+        world.nodes[1].settings.anchors = vec![anchor.clone()];
+        world.nodes[2].settings.anchors = vec![anchor];
+        (0..3).for_each(|node| world.boot(node));
+        world.within(seconds(5), "start", |world| world.all_connected(&[0, 1, 2]));
+        world.kill(2);
+        if alone {
+            world.kill(1);
+        }
+        // The session has to run out first.
+        world.pass(seconds(185 + pause));
+        world.tape = Some(Vec::new());
+        world.pass(seconds(60));
+        let tape = world.tape.take().expect("a tape").into_iter();
+        tape.filter(|(from, to, bytes)| {
+            (*from, *to) == (World::address(0), World::address(2)) && bytes.len() >= 400
+        })
+        .count()
+    };
+    assert!((10..=14).contains(&asked(false, 0)), "each 5 s at first");
+    assert!(
+        (3..=5).contains(&asked(false, 600)),
+        "each 15 s after ten minutes"
+    );
+    assert!((26..=35).contains(&asked(true, 0)), "each 2 s while alone");
+    assert!(
+        (26..=35).contains(&asked(true, 600)),
+        "for as long as it is alone"
+    );
+}
+
+#[test]
+fn a_large_book_reaches_a_newcomer_in_seconds() {
+    let mut world = World::cluster(12, 2, 1);
+    let mut saved = hepto_mesh::core::Saved::default();
+    for number in 0..120u32 {
+        let identity = hepto_mesh::identity::Identity::generate(&mut world.rng);
+        let host = std::net::Ipv4Addr::from(0x1e00_0000 + number);
+        let endpoint = Endpoint::new(EndpointKind::Interface, SocketAddr::new(host.into(), 51820));
+        let content = hepto_mesh::record::Content {
+            attempt: 0,
+            flags: 0,
+            name: name(&format!("m{number}")),
+            sequence: Default::default(),
+            endpoints: vec![endpoint],
+            key_ids: [0, 0],
+            mtu: 1320,
+            identity: identity.public(),
+            wireguard: identity.wireguard_public(),
+            tail: Vec::new(),
+        };
+        let record = hepto_mesh::record::Record::sign(content, &crate::world::cluster(), &identity);
+        saved.members.push(hepto_mesh::core::SavedMember {
+            record,
+            idle: seconds(0),
+        });
+    }
+    world.nodes[0].disk = saved.encode();
+    world.boot(0);
+    world.pass(seconds(20));
+    world.boot(1);
+    let all = |world: &World| world.nodes[1].report(world.now).members.len() == 121;
+    world.within(seconds(2), "the whole book", all);
+    assert!(
+        !world.nodes[1].hosts.contains_key(&name("m0")),
+        "one member's word is not enough for the hosts file"
+    );
+}
+
+#[test]
+fn a_peer_whose_clock_went_back_and_that_never_answers_is_only_asked() {
+    let mut world = World::cluster(13, 2, 1);
+    (0..2).for_each(|node| world.boot(node));
+    world.within(seconds(5), "start", |world| world.connected(0, 1));
+    world.kill(1);
+    world.pass(seconds(300));
+    let handshakes = world.nodes[0].handshakes;
+    for _ in 0..10 {
+        let now = world.now;
+        let mut sessions = world.nodes[0].tunnel.sessions(now);
+        sessions[0].stale_clock = true;
+        world.input(0, Input::Sessions(sessions));
+        world.pass(seconds(1));
+    }
+    assert_eq!(
+        world.nodes[0].handshakes, handshakes,
+        "there is no address that it has proved"
+    );
 }

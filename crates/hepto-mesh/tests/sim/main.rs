@@ -9,6 +9,7 @@ mod attack;
 mod chaos;
 mod contact;
 mod life;
+mod node;
 mod tunnel;
 mod world;
 

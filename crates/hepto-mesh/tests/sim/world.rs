@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use blake2::{Blake2s256, Digest};
 use hepto_mesh::address::Prefixes;
-use hepto_mesh::core::{Anchor, Core, Input, Notice, Output, PeerChange, Report, Saved, Settings};
+use hepto_mesh::core::{Anchor, Core, Input, Output, PeerChange, Saved, Settings};
 use hepto_mesh::identity::Identity;
 use hepto_mesh::key::OverlayKey;
 use hepto_mesh::name::{ClusterName, NodeName};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
+use crate::node::Node;
 use crate::tunnel::{Packet, Tunnel};
 
 pub const PORT: u16 = 51820;
@@ -32,64 +33,6 @@ pub fn cluster() -> ClusterName {
 
 pub fn name(text: &str) -> NodeName {
     text.parse().expect("a name")
-}
-
-/// A home's router: port-restricted; one outer port for all destinations, or one each.
-#[derive(Debug, Clone)]
-pub struct Nat {
-    pub public: Ipv4Addr,
-    pub symmetric: bool,
-    ports: BTreeMap<Option<SocketAddr>, u16>,
-    asked: BTreeSet<(u16, SocketAddr)>,
-}
-
-impl Nat {
-    pub fn new(public: Ipv4Addr, symmetric: bool) -> Self {
-        Self {
-            public,
-            symmetric,
-            ports: BTreeMap::new(),
-            asked: BTreeSet::new(),
-        }
-    }
-
-    fn outward(&mut self, to: SocketAddr) -> SocketAddr {
-        let next = 40000 + u16::try_from(self.ports.len()).expect("few ports");
-        let port = *self
-            .ports
-            .entry(self.symmetric.then_some(to))
-            .or_insert(next);
-        self.asked.insert((port, to));
-        SocketAddr::new(self.public.into(), port)
-    }
-}
-
-/// A node; `core` is there while it runs.
-pub struct Node {
-    pub settings: Settings,
-    pub identity: Identity,
-    pub addresses: Vec<IpAddr>,
-    pub nat: Option<Nat>,
-    pub core: Option<Core>,
-    pub tunnel: Tunnel,
-    pub disk: Vec<u8>,
-    /// Its wall clock is this much ahead of virtual time.
-    pub clock: Duration,
-    pub cut_until: Instant,
-    pub hosts: BTreeMap<NodeName, Vec<IpAddr>>,
-    pub attempt: u8,
-    pub attempts: usize,
-    pub notices: Vec<Notice>,
-    pub handshakes: usize,
-    run: u64,
-    seconds: u64,
-    timeout: Option<Instant>,
-}
-
-impl Node {
-    pub fn report(&self, now: Instant) -> Report {
-        self.core.as_ref().expect("it runs").report(now)
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -254,6 +197,7 @@ impl World {
             run: 0,
             seconds: 0,
             timeout: None,
+            ready: BTreeSet::new(),
         };
         self.nodes.push(node);
         self.nodes.len() - 1
@@ -295,6 +239,7 @@ impl World {
         it.run += 1;
         it.seconds = 0;
         it.timeout = None;
+        it.ready.clear();
         let run = it.run;
         self.at(millis(1), Event::Addresses { node, run });
         self.at(millis(1000), Event::Second { node, run });
@@ -352,6 +297,10 @@ impl World {
                     endpoint,
                 } => {
                     it.handshakes += 1;
+                    assert!(
+                        it.ready.contains(&public_key),
+                        "a handshake before main has confirmed the peer"
+                    );
                     let clock = (it.clock + (now - self.start)).as_nanos() as u64;
                     assert!(
                         it.tunnel.has(&public_key),
@@ -499,7 +448,8 @@ impl World {
             }
             Event::Sessions { node, run } if self.runs(node, run) => self.sessions(node),
             Event::Ready { node, run, key } if self.runs(node, run) => {
-                self.input(node, Input::PeerReady(key))
+                self.nodes[node].ready.insert(key);
+                self.input(node, Input::PeerReady(key));
             }
             Event::Addresses { node, run } if self.runs(node, run) => {
                 let addresses = self.nodes[node].addresses.clone();

@@ -1,6 +1,7 @@
 use super::*;
 use crate::core::testing::{self, identity_of, record};
 use crate::identity::Identity;
+use crate::record::RecordError;
 
 fn name(text: &str) -> NodeName {
     text.parse().expect("a name")
