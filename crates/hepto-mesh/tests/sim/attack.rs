@@ -395,7 +395,9 @@ fn a_liar_cannot_make_a_node_take_an_anchor_for_itself() {
     let (head, _) = Head::parse(&liar.seal.open(&answer).expect("sealed"))
         .map(|(head, rest)| (head, rest.len()))
         .expect("a head");
-    // The victim's boot id and every counter that it may have used for its calls.
+    // Calls to an anchor that is away stay open: the liar answers them with the victim's boot id and every counter that
+    // it may have used.
+    world.kill(0);
     for _ in 0..20 {
         for counter in 1..300 {
             let body = Hello {
@@ -413,6 +415,8 @@ fn a_liar_cannot_make_a_node_take_an_anchor_for_itself() {
         }
         world.pass(seconds(1));
     }
+    world.boot(0);
+    world.pass(seconds(20));
     let anchors = world.nodes[1].report(world.now).anchors;
     assert_eq!(anchors[0].state, hepto_mesh::core::AnchorState::Answers);
 }
