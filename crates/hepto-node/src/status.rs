@@ -66,6 +66,8 @@ pub struct MeshStatus {
     pub port: u16,
     /// The tunnel's MTU, bytes.
     pub mtu: u16,
+    /// What the tunnel leaves to the kernel: `tso`, `uso`, `udp_segment`, `udp_gro`; what this kernel lacks is absent.
+    pub offload: Vec<String>,
     /// Nodes known, this one included.
     pub members: usize,
     /// Nodes with a live session, this one included.
@@ -331,6 +333,7 @@ mod tests {
                 ],
                 port: 51820,
                 mtu: 1320,
+                offload: vec!["tso".into()],
                 members: 3,
                 reachable: 1,
                 anchors: vec![

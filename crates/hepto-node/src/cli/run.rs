@@ -74,8 +74,10 @@ fn keep_out_of_core_files() {
 
 fn log(format: LogFormat) -> anyhow::Result<()> {
     // memberlist logs an error for each packet that it cannot read: a flood would fill the journal. Its crates' names all
-    // begin so; what matters of it hepto-mesh counts and says.
-    let level = std::env::var("HEPTO_LOG").unwrap_or_else(|_| "info,memberlist=off".into());
+    // begin so; what matters of it hepto-mesh counts and says. boringtun says at `error` that a session expired, which is
+    // an ordinary thing here.
+    let level =
+        std::env::var("HEPTO_LOG").unwrap_or_else(|_| "info,memberlist=off,boringtun=off".into());
     let filter = EnvFilter::try_new(&level).map_err(|error| {
         Fault::new(
             "E-RUN-LOG",

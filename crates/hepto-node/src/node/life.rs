@@ -268,7 +268,11 @@ impl<'a> Life<'a> {
 
     async fn on_network(&mut self, event: NetworkEvent) {
         match event {
-            NetworkEvent::Addresses(addresses) => self.mesh.command(Command::Addresses(addresses)),
+            NetworkEvent::Addresses(addresses) => {
+                // Peers hear from the new addresses at once, not at the next keepalive.
+                self.tunnel.moved();
+                self.mesh.command(Command::Addresses(addresses));
+            }
             NetworkEvent::PodRoutes(routes) => {
                 let changes = self.peers.route(routes);
                 self.apply(changes);

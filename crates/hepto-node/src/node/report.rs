@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use hepto_mesh::core::{self, AnchorState, GossipState};
 use hepto_mesh::driver::Report;
 use hepto_net::UplinkState;
-use hepto_tunnel::{Counters, PeerReport};
+use hepto_tunnel::{Counters, Offload, PeerReport};
 
 use super::life::Life;
 use crate::config::{Config, FirewallMode, Mode};
@@ -50,6 +50,7 @@ impl Life<'_> {
                 addresses: mesh.addresses.clone(),
                 port: self.config.mesh.port,
                 mtu: self.config.tunnel_mtu(),
+                offload: offload(self.tunnel.offload()),
                 members: mesh.members.len() + 1,
                 reachable: mesh.members.iter().filter(|member| member.live).count() + 1,
                 anchors: mesh.anchors.iter().map(anchor).collect(),
@@ -148,6 +149,17 @@ fn uplink(config: &Config, state: UplinkState) -> UplinkStatus {
         }
         .into(),
     }
+}
+
+fn offload(offload: Offload) -> Vec<String> {
+    let rungs = [
+        ("tso", offload.tso),
+        ("uso", offload.uso),
+        ("udp_segment", offload.udp_segment),
+        ("udp_gro", offload.udp_gro),
+    ];
+    let used = rungs.into_iter().filter(|(_, used)| *used);
+    used.map(|(name, _)| name.to_owned()).collect()
 }
 
 fn anchor(report: &core::AnchorReport) -> AnchorStatus {
