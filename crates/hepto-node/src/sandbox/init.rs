@@ -6,7 +6,7 @@
 //! no timer and decides nothing: when to start again is the supervisor's business.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Read, Write as _};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -20,9 +20,13 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::WaitOptions;
 
+use entry::{Entry, Output, notify_path, notify_socket};
+
 use super::log::LogFile;
 use super::wire::{self, Reply, Request, Running, VERSION};
 use super::{Error, Event, Program, Status, cgroup, launch, mount, mountpoint};
+
+mod entry;
 
 /// Inside: the folder of the notify sockets.
 const NOTIFY: &str = "/run/hepto/notify";
@@ -49,22 +53,6 @@ pub fn init() -> io::Result<()> {
 struct Client {
     socket: OwnedFd,
     watches: bool,
-}
-
-/// A program that was started, running or not.
-struct Entry {
-    program: Program,
-    pid: i32,
-    ended: Option<Status>,
-    notify: Option<UnixDatagram>,
-    /// The last value of each key that it notified.
-    said: BTreeMap<String, String>,
-}
-
-/// The reading end of a program's output; it stays open as long as any child of the program writes.
-struct Output {
-    pipe: io::PipeReader,
-    log: PathBuf,
 }
 
 struct Init {
@@ -154,7 +142,7 @@ impl Init {
                 self.hear_signals();
                 self.reap();
             }
-            if self.ending && !self.programs.values().any(|entry| entry.ended.is_none()) {
+            if self.ending && !self.programs.values().any(Entry::runs) {
                 return Ok(());
             }
             self.serve(&ready.clients);
@@ -223,23 +211,8 @@ impl Init {
         let mut ready = ready.iter();
         let logs = &mut self.logs;
         self.outputs.retain_mut(|output| {
-            if !ready.next().copied().unwrap_or(false) {
-                return true;
-            }
-            let mut buffer = [0; 64 * 1024];
-            match output.pipe.read(&mut buffer) {
-                Ok(0) => false,
-                Ok(length) => {
-                    let log = logs
-                        .entry(output.log.clone())
-                        .or_insert_with(|| LogFile::open(&output.log));
-                    log.write(&buffer[..length]);
-                    true
-                }
-                Err(error) => {
-                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
-                }
-            }
+            let ready = ready.next().copied().unwrap_or(false);
+            !ready || output.drain(logs)
         });
     }
 
@@ -269,7 +242,7 @@ impl Init {
                 (Some(code), _) => Status::Code(code),
                 (None, signal) => Status::Signal(signal.unwrap_or_default()),
             };
-            let running = |entry: &&mut Entry| entry.pid == pid && entry.ended.is_none();
+            let running = |entry: &&mut Entry| entry.pid == pid && entry.runs();
             let Some(entry) = self.programs.values_mut().find(running) else {
                 continue;
             };
@@ -322,7 +295,7 @@ impl Init {
                 let programs = self.programs.values().map(|entry| Running {
                     id: entry.program.id.clone(),
                     argv: entry.program.argv.clone(),
-                    pid: entry.ended.is_none().then_some(entry.pid),
+                    pid: entry.runs().then_some(entry.pid),
                 });
                 wire::put(
                     socket,
@@ -347,11 +320,7 @@ impl Init {
 
     fn spawn(&mut self, program: Program) {
         let id = program.id.clone();
-        if self
-            .programs
-            .get(&id)
-            .is_some_and(|entry| entry.ended.is_none())
-        {
+        if self.programs.get(&id).is_some_and(Entry::runs) {
             let why = "it runs already".into();
             return self.tell(&Event::Failed {
                 id: id.clone(),
@@ -435,7 +404,7 @@ impl Init {
     }
 
     fn signal(&mut self, id: &str, signal: i32) {
-        let Some(entry) = self.programs.get(id).filter(|entry| entry.ended.is_none()) else {
+        let Some(entry) = self.programs.get(id).filter(|entry| entry.runs()) else {
             return;
         };
         // Not reaped yet, so the pid is still its own.
@@ -467,34 +436,6 @@ impl Init {
     }
 }
 
-impl Entry {
-    /// The events that led to the present state.
-    fn past(&self) -> Vec<Event> {
-        let id = || self.program.id.clone();
-        let mut past = vec![Event::Spawned {
-            id: id(),
-            pid: self.pid,
-        }];
-        if !self.said.is_empty() {
-            let lines: Vec<_> = self
-                .said
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
-            past.push(Event::Notify {
-                id: id(),
-                text: lines.join("\n"),
-            });
-        }
-        past.extend(self.ended.map(|status| Event::Exited {
-            id: id(),
-            pid: self.pid,
-            status,
-        }));
-        past
-    }
-}
-
 /// What the poll found.
 struct Ready {
     signal: bool,
@@ -502,19 +443,4 @@ struct Ready {
     outputs: Vec<bool>,
     notified: Vec<String>,
     clients: Vec<bool>,
-}
-
-fn notify_path(id: &str) -> PathBuf {
-    Path::new(NOTIFY).join(id)
-}
-
-fn notify_socket(id: &str) -> io::Result<UnixDatagram> {
-    let path = notify_path(id);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let socket = UnixDatagram::bind(&path)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }

@@ -1,25 +1,20 @@
-//! What the node sees of the file system: a pure plan, and the one function that applies it.
+//! What the node sees of the file system: a pure plan. `mount/apply.rs` alone carries it out.
 //!
 //! Everything happens in the node's own mount namespace. The host's root stays visible; covered are the
 //! places where two nodes, or a node and its host, would meet. Nothing here is a jail: a privileged pod
 //! can undo it.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind, mount_bind_recursive, mount_change,
-    mount_remount,
-};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Hierarchy;
-use super::{BINDS, Error, Settings, file, launch};
+use super::{BINDS, Error, Settings, file};
+pub(super) use apply::apply;
+pub use apply::enter_network;
+
+mod apply;
 
 /// The sysctls that kubelet sets for the whole machine; the node gets private files in their place.
 ///
@@ -171,6 +166,15 @@ fn bind(source: PathBuf, target: impl Into<PathBuf>) -> Step {
     }
 }
 
+fn optional(kind: &'static str, target: &str, data: &str) -> Step {
+    Step::Fresh {
+        kind,
+        target: target.into(),
+        data: data.into(),
+        required: false,
+    }
+}
+
 /// The steps that make the node's view.
 ///
 /// # Errors
@@ -181,37 +185,32 @@ pub(super) fn plan(
     hierarchies: &[Hierarchy],
 ) -> Result<Vec<Step>, Error> {
     check(settings)?;
+    let mut steps = systems(host);
+    steps.extend(cgroups(hierarchies));
+    steps.extend(folders(settings));
+    steps.extend(files(settings, host));
+    steps.extend(host.sysctls.iter().map(|name| Step::Shadow {
+        copy: Path::new(SHADOWS).join(name.replace('/', ".")),
+        target: Path::new("/proc/sys").join(name),
+    }));
+    Ok(steps)
+}
+
+/// The kernel's own file systems, and those for things that do not last.
+fn systems(host: &Host) -> Vec<Step> {
     let mut steps = vec![
         fresh("proc", "/proc", ""),
         fresh("sysfs", "/sys", ""),
         // Not in every kernel, and nothing but what pods may look for.
-        Step::Fresh {
-            kind: "securityfs",
-            target: "/sys/kernel/security".into(),
-            data: String::new(),
-            required: false,
-        },
-        Step::Fresh {
-            kind: "bpf",
-            target: "/sys/fs/bpf".into(),
-            data: "mode=700".into(),
-            required: false,
-        },
+        optional("securityfs", "/sys/kernel/security", ""),
+        optional("bpf", "/sys/fs/bpf", "mode=700"),
         fresh("tmpfs", "/run", "mode=755"),
         fresh("tmpfs", "/tmp", "mode=1777"),
     ];
-    for path in &host.ipc {
-        let kind = if path == "/dev/mqueue" {
-            "mqueue"
-        } else {
-            "tmpfs"
-        };
-        steps.push(fresh(
-            kind,
-            path,
-            if kind == "tmpfs" { "mode=1777" } else { "" },
-        ));
-    }
+    steps.extend(host.ipc.iter().map(|path| match path.as_str() {
+        "/dev/mqueue" => fresh("mqueue", path, ""),
+        _ => fresh("tmpfs", path, "mode=1777"),
+    }));
     steps.push(Step::Folder {
         path: "/run/lock".into(),
         mode: 0o1777,
@@ -221,54 +220,37 @@ pub(super) fn plan(
         mode: 0o755,
     });
     if host.var_run {
-        steps.push(Step::Bind {
-            source: "/run".into(),
-            target: "/var/run".into(),
-            read_only: false,
-        });
+        steps.push(bind("/run".into(), "/var/run"));
     }
-    steps.extend(cgroups(hierarchies));
-    steps.push(fresh("tmpfs", &settings.storage, "mode=755,size=1m"));
-    steps.extend(
-        BINDS
-            .iter()
-            .map(|(folder, target)| bind(settings.directory.join(folder), *target)),
-    );
+    steps
+}
+
+/// The storage covered, what the node may see of it bound back, and what it must not see masked.
+fn folders(settings: &Settings) -> Vec<Step> {
+    let mut steps = vec![fresh("tmpfs", &settings.storage, "mode=755,size=1m")];
+    let own = |(folder, target): &(&str, &str)| bind(settings.directory.join(folder), *target);
+    steps.extend(BINDS.iter().map(own));
     let covered = |path: &&PathBuf| private(settings, path);
-    steps.extend(
-        settings
-            .data
-            .iter()
-            .filter(covered)
-            .map(|path| bind(path.clone(), path)),
-    );
-    steps.extend(settings.hidden.iter().map(|target| Step::Mask {
+    let data = settings.data.iter().filter(covered);
+    steps.extend(data.map(|path| bind(path.clone(), path)));
+    let hidden = settings.hidden.iter();
+    steps.extend(hidden.map(|target| Step::Mask {
         target: target.clone(),
     }));
-    let hidden = |path: &&PathBuf| {
+    let unseen = |path: &&PathBuf| {
         covered(path)
             || settings
                 .hidden
                 .iter()
                 .any(|hidden| path.starts_with(hidden))
     };
-    steps.extend(
-        settings
-            .visible
-            .iter()
-            .filter(hidden)
-            .map(|path| Step::Bind {
-                source: path.clone(),
-                target: path.clone(),
-                read_only: true,
-            }),
-    );
-    steps.extend(files(settings, host));
-    steps.extend(host.sysctls.iter().map(|name| Step::Shadow {
-        copy: Path::new(SHADOWS).join(name.replace('/', ".")),
-        target: Path::new("/proc/sys").join(name),
+    let visible = settings.visible.iter().filter(unseen);
+    steps.extend(visible.map(|path| Step::Bind {
+        source: path.clone(),
+        target: path.clone(),
+        read_only: true,
     }));
-    Ok(steps)
+    steps
 }
 
 /// The files that are the node's own, and the two places that k3s and kubelet insist on.
@@ -406,195 +388,6 @@ fn check(settings: &Settings) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Applies a plan to the mount namespace of the calling process, which must be its own.
-///
-/// First nothing of ours may reach the host (slave), at the end what is mounted below appears in the
-/// node's pods (shared): kubelet insists on a shared root.
-pub(super) fn apply(steps: &[Step]) -> Result<(), Error> {
-    let root =
-        |error: rustix::io::Errno| mount_error("the propagation", Path::new("/"), error.into());
-    let recursive = MountPropagationFlags::REC;
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | recursive).map_err(root)?;
-    let mut sources = steps
-        .iter()
-        .map(open_source)
-        .collect::<Result<Vec<_>, _>>()?;
-    for (step, source) in steps.iter().zip(&mut sources) {
-        apply_step(step, source.take())?;
-    }
-    mount_change("/", MountPropagationFlags::SHARED | recursive).map_err(root)
-}
-
-fn open_source(step: &Step) -> Result<Option<OwnedFd>, Error> {
-    match step {
-        // The node's own /run, which does not exist yet.
-        Step::Bind { source, .. } if source == Path::new("/run") => Ok(None),
-        Step::Bind { source, .. } => open_path(source).map(Some),
-        _ => Ok(None),
-    }
-}
-
-fn open_path(path: &Path) -> Result<OwnedFd, Error> {
-    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| Error::file("open", path, error))
-}
-
-fn apply_step(step: &Step, source: Option<OwnedFd>) -> Result<(), Error> {
-    match step {
-        Step::Fresh {
-            kind,
-            target,
-            data,
-            required,
-        } => {
-            let done = make_folder(target).and_then(|()| mount_fresh(kind, target, data));
-            if *required {
-                done.map_err(|error| mount_error(kind, target, error))
-            } else {
-                Ok(())
-            }
-        }
-        Step::Bind {
-            source: path,
-            target,
-            read_only,
-        } => {
-            let source = source.map_or_else(|| open_path(path), Ok)?;
-            bind_over(&source, target, *read_only)
-                .map_err(|error| mount_error(&path.display().to_string(), target, error))
-        }
-        Step::Folder { path, mode } => fs::create_dir_all(path)
-            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(*mode)))
-            .map_err(|error| Error::file("create", path, error)),
-        Step::Link { path, target } => {
-            symlink(target, path).map_err(|error| Error::file("create", path, error))
-        }
-        Step::Mask { target } => {
-            mask(target).map_err(|error| mount_error("an empty cover", target, error))
-        }
-        Step::Shadow { copy, target } => {
-            shadow(copy, target).map_err(|error| mount_error("a private copy", target, error))
-        }
-    }
-}
-
-fn mount_fresh(kind: &str, target: &Path, data: &str) -> io::Result<()> {
-    let flags = match kind {
-        "tmpfs" => MountFlags::NOSUID | MountFlags::NODEV,
-        _ => MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
-    };
-    let data = std::ffi::CString::new(data)?;
-    Ok(mount(kind, target, kind, flags, Some(data.as_c_str()))?)
-}
-
-/// The view of `exec --net`: the node's network, hosts and resolv.conf, and the host's everything else. The calling
-/// process must have one thread.
-///
-/// # Errors
-/// When the namespace cannot be entered, or one of the mounts fails.
-pub fn enter_network(pin: &Path, run_directory: &Path) -> Result<(), Error> {
-    let propagation =
-        |error: rustix::io::Errno| mount_error("the propagation", Path::new("/"), error.into());
-    launch::enter_network(pin)?;
-    unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(|error| launch::namespace("make a mount namespace", error))?;
-    mount_change(
-        "/",
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )
-    .map_err(propagation)?;
-    let resolv_conf = end_of_links(Path::new("/etc/resolv.conf"));
-    let files = [
-        (file::HOSTS, PathBuf::from("/etc/hosts")),
-        (file::RESOLV_CONF, resolv_conf),
-    ];
-    // A host that lacks the file would get it by us; then its names are not the node's, and nothing else is wrong.
-    for (name, target) in files.iter().filter(|(_, target)| target.exists()) {
-        let source = open_path(&run_directory.join(name))?;
-        bind_over(&source, target, false).map_err(|error| mount_error(name, target, error))?;
-    }
-    // A new /sys shows the node's links; the cgroups below the old one are kept.
-    let cgroups = open_path(Path::new("/sys/fs/cgroup"));
-    mount_fresh("sysfs", Path::new("/sys"), "")
-        .map_err(|error| mount_error("sysfs", Path::new("/sys"), error))?;
-    if let Ok(cgroups) = cgroups {
-        let target = Path::new("/sys/fs/cgroup");
-        bind_over(&cgroups, target, false)
-            .map_err(|error| mount_error("the cgroups", target, error))?;
-    }
-    Ok(())
-}
-
-/// Binds what a descriptor stands for, with the mounts below it, over a path. The path is made where it is missing, which
-/// happens on private file systems alone.
-pub(super) fn bind_over(source: &OwnedFd, target: &Path, read_only: bool) -> io::Result<()> {
-    let path = format!("/proc/self/fd/{}", source.as_raw_fd());
-    if fs::metadata(&path)?.is_dir() {
-        make_folder(target)?;
-        mount_bind_recursive(&path, target)?;
-    } else {
-        make_file(target)?;
-        mount_bind(&path, target)?;
-    }
-    if read_only {
-        mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, "")?;
-    }
-    Ok(())
-}
-
-fn mask(target: &Path) -> io::Result<()> {
-    match fs::metadata(target) {
-        Ok(entry) if entry.is_dir() => mount_fresh("tmpfs", target, "mode=755,size=64k"),
-        Ok(_) => {
-            make_file(Path::new(EMPTY))?;
-            Ok(mount_bind(EMPTY, target)?)
-        }
-        // Hidden already, with the storage.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn shadow(copy: &Path, target: &Path) -> io::Result<()> {
-    let value = fs::read(target)?;
-    if let Some(folder) = copy.parent() {
-        make_folder(folder)?;
-    }
-    fs::write(copy, value)?;
-    Ok(mount_bind(copy, target)?)
-}
-
-fn make_folder(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        Ok(())
-    } else {
-        fs::create_dir_all(path)
-    }
-}
-
-fn make_file(path: &Path) -> io::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    if let Some(folder) = path.parent() {
-        make_folder(folder)?;
-    }
-    OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o644)
-        .open(path)
-        .map(drop)
-}
-
-fn mount_error(what: &str, target: &Path, error: io::Error) -> Error {
-    Error::Mount {
-        what: what.into(),
-        target: target.into(),
-        why: error.to_string(),
-    }
 }
 
 #[cfg(test)]

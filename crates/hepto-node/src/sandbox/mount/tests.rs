@@ -1,3 +1,5 @@
+use std::os::unix::fs::symlink;
+
 use super::*;
 
 fn settings() -> Settings {
