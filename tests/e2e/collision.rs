@@ -84,7 +84,7 @@ fn an_ipv4_collision_is_resolved_by_the_joiner_before_its_k3s_starts() {
                 .unwrap_or_else(|| panic!("{words} in:\n{log}"))
         };
         assert!(
-            at("I-MESH-ADDRESS") < at("k3s is "),
+            at("I-MESH-ADDRESS") < at("k3s is starting"),
             "k3s started first:\n{log}"
         );
         for node in nodes.iter_mut().rev() {
