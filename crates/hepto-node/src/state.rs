@@ -125,6 +125,24 @@ fn make_directory(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Takes the lock of a node while its remains are removed; `None` where its storage is gone, without which nobody
+/// runs it.
+///
+/// # Errors
+/// `E-STOP-SILENT` while its supervisor lives.
+pub fn lock_remains(record: &Record) -> Result<Option<Flock<File>>, Fault> {
+    match lock(&record.directory) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(fault) if fault.exit == Exit::AlreadyRunning => {
+            let pid = record.pid;
+            let what = format!("process {pid} runs this node, but does not answer");
+            let fix = format!("kill {pid}; then run this command again");
+            Err(Fault::new("E-STOP-SILENT", what).fix(fix))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
 fn lock(directory: &Path) -> Result<Flock<File>, Fault> {
     let path = directory.join("lock");
     let opened = OpenOptions::new()

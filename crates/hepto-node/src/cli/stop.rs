@@ -1,5 +1,6 @@
 //! `hepto-node stop`.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use clap::Args;
 
 use super::Target;
 use crate::control::{Ask, Client};
-use crate::fault::Fault;
+use crate::fault::{Exit, Fault};
 use crate::state::{self, Record};
 use crate::{sandbox, target};
 
@@ -30,6 +31,7 @@ pub fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
     match Client::connect(&run_directory.path) {
         Ok(mut client) => {
             client.ask(Ask::Stop)?;
+            eprintln!("{} is stopping", run_directory.name());
             if !client.wait_end(LIMIT) {
                 let what = format!("the node did not stop within {} s", LIMIT.as_secs());
                 return Err(Fault::new("E-STOP-SLOW", what)
@@ -41,20 +43,34 @@ pub fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
                 clean(&run_directory.path)?;
             }
         }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let what = format!("only root stops a node: {error}");
+            return Err(Fault::new("E-STOP-ROOT", what)
+                .fix("run it as root")
+                .exit(Exit::NoPermission)
+                .into());
+        }
         Err(_) => clean(&run_directory.path)?,
     }
+    eprintln!(
+        "{} has stopped, and left nothing but its storage",
+        run_directory.name()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
 /// Takes down what a node whose supervisor died has left.
 fn clean(run_directory: &Path) -> anyhow::Result<()> {
+    let record = Record::read(run_directory);
+    // Held to the end: nobody starts the node while its remains are removed.
+    let _lock = record.as_ref().map(state::lock_remains).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let failures = runtime.block_on(async {
         let failures = sandbox::cleanup(run_directory, GRACE).await;
         let mut failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
-        if let Some(record) = Record::read(run_directory) {
+        if let Some(record) = &record {
             let marker = hepto_net::address::marker(&record.cluster, &record.node);
             let network = hepto_net::teardown(&record.namespace, &marker).await;
             failures.extend(network.iter().map(ToString::to_string));

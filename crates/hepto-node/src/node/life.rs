@@ -184,7 +184,8 @@ impl<'a> Life<'a> {
         );
         loop {
             match self.next().await {
-                Happening::Network(event) => self.on_network(event?).await,
+                Happening::Network(Ok(event)) => self.on_network(event).await,
+                Happening::Network(Err(error)) => end_as_a_crash(&error.into()),
                 Happening::Mesh(event) => self.on_mesh(event).await?,
                 Happening::Sessions => self.on_sessions().await?,
                 Happening::Resolved(anchors) => self.mesh.command(Command::Anchors(anchors)),
@@ -206,7 +207,7 @@ impl<'a> Life<'a> {
                 }
                 Happening::MeshEnded => {
                     let fault = Fault::new("E-MESH-THREAD", "the mesh's thread ended");
-                    return Err(fault.fix("start the node again, and report its log"));
+                    end_as_a_crash(&fault.fix("start the node again, and report its log"));
                 }
             }
             self.tell_status();
@@ -460,6 +461,13 @@ impl<'a> Life<'a> {
             self.told = text;
         }
     }
+}
+
+/// Ends the process and nothing else: namespace, k3s and pods stay, for the next start to take over. What broke is
+/// ours, and no reason to end theirs.
+fn end_as_a_crash(fault: &Fault) -> ! {
+    tracing::error!("{fault}");
+    std::process::exit(fault.exit as i32)
 }
 
 fn stopping(why: &str) {
