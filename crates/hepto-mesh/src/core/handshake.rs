@@ -34,9 +34,10 @@ impl PeerState {
             return 0;
         }
         self.validate(from, false, now);
-        let initiating = self
+        let started = self
             .initiated
             .is_some_and(|at| now.saturating_duration_since(at) < TURN);
+        let initiating = started || self.initiate_at.is_some_and(|at| at <= now);
         let fallback = now + self.patience(own_key);
         self.initiate_at.get_or_insert(fallback);
         if initiating { FLAG_INITIATING } else { 0 }
