@@ -120,6 +120,8 @@ pub struct World {
     pub stray: Vec<(SocketAddr, SocketAddr, Vec<u8>)>,
     events: BTreeMap<(Instant, u64), Event>,
     count: u64,
+    /// Whether all that happens is hashed.
+    pub traced: bool,
     trace: Blake2s256,
     /// Print all that happens (`HEPTO_SIM_VERBOSE`).
     verbose: bool,
@@ -140,6 +142,7 @@ impl World {
             stray: Vec::new(),
             events: BTreeMap::new(),
             count: 0,
+            traced: false,
             trace: Blake2s256::new(),
             verbose: std::env::var_os("HEPTO_SIM_VERBOSE").is_some(),
         }
@@ -493,9 +496,11 @@ impl World {
             steps = if at > self.now { 0 } else { steps + 1 };
             assert!(steps < 200_000, "time stands still");
             self.now = at;
-            self.trace
-                .update((at - self.start).as_nanos().to_be_bytes());
-            self.trace.update(event.summary());
+            if self.traced {
+                self.trace
+                    .update((at - self.start).as_nanos().to_be_bytes());
+                self.trace.update(event.summary());
+            }
             if self.verbose {
                 eprintln!("{:?} {}", at - self.start, event.summary());
             }
