@@ -96,10 +96,13 @@ fn hidden() -> Result<()> {
         fs::write("/srv/.hepto/k3s/0123/k3s", "binary")?;
         fs::write("/mnt/k.key", "secret")?;
         fs::write("/run/hepto/control", "secret")?;
-        node.settings.visible = vec!["/srv/.hepto/k3s/0123".into()];
+        fs::write("/srv/k3s-1.33", "binary")?;
+        std::os::unix::fs::symlink("k3s-1.33", "/srv/k3s")?;
+        node.settings.visible = vec!["/srv/.hepto/k3s/0123".into(), "/srv/k3s".into()];
         node.settings.hidden.push("/mnt/k.key".into());
         let sandbox = node.start().await?;
-        ensure!(node.shell("ls -A /srv")? == ".hepto\ndata");
+        ensure!(node.shell("ls -A /srv")? == ".hepto\ndata\nk3s\nk3s-1.33");
+        ensure!(node.shell("cat /srv/k3s /srv/k3s-1.33")? == "binarybinary");
         ensure!(node.shell("cat /srv/data/file")? == "data");
         node.shell("echo new > /srv/data/file")?;
         ensure!(fs::read_to_string("/srv/data/file")? == "new\n");

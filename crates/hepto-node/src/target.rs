@@ -1,6 +1,7 @@
 //! Which node a command means: a run directory, found by name or by config file.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::cli::Target;
@@ -76,6 +77,15 @@ fn named_in(config: &Path) -> Result<RunDirectory, Fault> {
 }
 
 fn among(runs: &Path, wanted: Option<&str>) -> Result<RunDirectory, Fault> {
+    if fs::read_dir(runs).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+        let what = format!(
+            "the nodes of this host are in {}, which only root may read",
+            runs.display()
+        );
+        return Err(Fault::new("E-TARGET-PERMISSION", what)
+            .fix("run it as root")
+            .exit(Exit::NoPermission));
+    }
     let mut found: Vec<_> = all(runs)
         .into_iter()
         .filter(|run| wanted.is_none_or(|name| run.node == name || run.name() == name))

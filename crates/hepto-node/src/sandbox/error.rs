@@ -94,12 +94,6 @@ pub enum Error {
         /// Ours.
         ours: u32,
     },
-    /// There is no program of that id.
-    #[error("the node runs no program {id}")]
-    NoProgram {
-        /// The id asked for.
-        id: String,
-    },
     /// Processes outlived every attempt to end them.
     #[error("{count} processes of the node are still alive in {}", .path.display())]
     Survivors {
@@ -130,7 +124,6 @@ impl Error {
             Error::Program { .. } => "E-SANDBOX-PROGRAM",
             Error::Init { .. } => "E-SANDBOX-INIT",
             Error::Version { .. } => "E-SANDBOX-VERSION",
-            Error::NoProgram { .. } => "E-SANDBOX-NO-PROGRAM",
             Error::Survivors { .. } => "E-SANDBOX-SURVIVORS",
             Error::NoResolver { .. } => "E-DNS-NONE",
         }
@@ -145,6 +138,9 @@ impl Error {
                     "move the key files out of {} into a folder of their own, such as /etc/hepto",
                     hidden.display()
                 )
+            }
+            Error::File { verb, path, .. } if verb == Self::MOUNT_POINT => {
+                format!("make it by hand, empty: {}", path.display())
             }
             Error::Namespace { .. } => "run as root, with CAP_SYS_ADMIN".into(),
             Error::Version { .. } => {
@@ -162,6 +158,9 @@ impl Error {
             _ => return None,
         })
     }
+
+    /// What [`Error::File`] calls the making of what a mount stands on.
+    pub(super) const MOUNT_POINT: &'static str = "create the mount point";
 
     /// A failed operation on a file.
     pub(super) fn file(verb: &str, path: &Path, why: impl ToString) -> Self {

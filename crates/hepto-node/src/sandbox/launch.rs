@@ -7,10 +7,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
+use tokio::time::timeout;
 
 use super::cgroup::{self, Hierarchy};
 use super::descriptor::watch;
@@ -33,6 +35,9 @@ pub(super) struct Birth {
     pub host: Host,
     pub hierarchies: Vec<Hierarchy>,
 }
+
+/// Nothing in the making waits for anything but disks.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the sandbox and its init; returns when init listens.
 pub(super) async fn start(settings: &Settings) -> Result<(), Error> {
@@ -63,7 +68,13 @@ pub(super) async fn start(settings: &Settings) -> Result<(), Error> {
         },
     )
     .map_err(failed)?;
-    let answer = answer(ours).await;
+    let Ok(answer) = timeout(PATIENCE, answer(ours)).await else {
+        // What it has made by now is removed by the caller.
+        child.kill().await.map_err(failed)?;
+        return Err(failed(io::Error::other(format!(
+            "no answer within {PATIENCE:?}"
+        ))));
+    };
     let ended = child.wait().await.map_err(failed)?;
     match answer {
         Ok(result) => result,
@@ -203,20 +214,16 @@ fn make(order: Order) -> Result<(), Error> {
     })
 }
 
-/// Paths as they really are: what is compared must not hide behind a link.
+/// Paths as they really are: what is compared must not hide behind a link. What is shown is shown by both names.
 fn resolved(mut settings: Settings) -> Settings {
-    let resolve = |path: &mut PathBuf| {
-        if let Ok(real) = path.canonicalize() {
-            *path = real;
-        }
-    };
-    resolve(&mut settings.storage);
-    settings
-        .data
-        .iter_mut()
-        .chain(&mut settings.hidden)
-        .chain(&mut settings.visible)
-        .for_each(resolve);
+    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    let all = |paths: &[PathBuf]| paths.iter().map(real).collect::<Vec<_>>();
+    settings.storage = real(&settings.storage);
+    settings.data = all(&settings.data);
+    settings.hidden = all(&settings.hidden);
+    settings.visible.extend(all(&settings.visible));
+    settings.visible.sort();
+    settings.visible.dedup();
     settings
 }
 

@@ -31,7 +31,7 @@ pub fn claim(places: &[(PathBuf, bool)]) -> Result<Claim, Error> {
     let mut locks = Vec::new();
     for (path, folder) in places {
         let claimed = claim_one(path, *folder)
-            .map_err(|error| Error::file("create the mount point", path, error))?;
+            .map_err(|error| Error::file(Error::MOUNT_POINT, path, error))?;
         locks.extend(claimed);
     }
     Ok(Claim { _locks: locks })
