@@ -35,8 +35,8 @@ pub enum IdentityError {
     },
     /// The file is not what this program writes.
     #[error(
-        "{} is not an identity file; restore it from a backup, or remove it to become a new node, \
-         which the others refuse until this name is forgotten there", path.display()
+        "{} is not an identity file; restore it from a backup, or remove it and give the node a \
+         new name: the others refuse another identity under this one", path.display()
     )]
     Malformed {
         /// The file.

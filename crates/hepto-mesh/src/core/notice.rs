@@ -124,13 +124,16 @@ impl Notice {
                 "if it is a node of this cluster, give it the same overlay key and cluster name; else nothing is wrong".into()
             }
             Notice::IdentityRefused { name, .. } => {
-                format!("if {name} lost its storage, forget its old identity on every node; else someone poses as it")
+                format!(
+                    "if {name} lost its storage, restore its identity folder from a backup, or start it under a new name; \
+                     else someone poses as it"
+                )
             }
             Notice::NameTaken { .. } => "give one of the two nodes another name".into(),
             Notice::TunnelKeyRefused { name, .. } => {
                 format!("if {name} is a copy of another node's storage, remove its identity folder there")
             }
-            Notice::BookFull { .. } => "forget nodes that are gone for good; a cluster holds 256 names".into(),
+            Notice::BookFull { .. } => "use the name of a node that is gone; a cluster holds 256 names".into(),
             Notice::BadRecord { .. } => "update the node that sends it; the others are not affected".into(),
             Notice::AddressConflict { name, .. } => {
                 format!("rename {name}, or move the cluster to a larger mesh.ipv4 prefix")
