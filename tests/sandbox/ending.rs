@@ -22,6 +22,10 @@ pub const TESTS: &[Test] = &[
         "a_service_manager_can_end_the_node_and_the_node_itself_cannot",
         from_outside,
     ),
+    (
+        "nodes_that_come_and_go_at_once_are_not_in_one_anothers_way",
+        crowd,
+    ),
     ("a_start_that_fails_leaves_nothing", failed_start),
     ("version_2_alone_has_the_node_in_a_split_cgroup", unified),
 ];
@@ -117,6 +121,26 @@ fn from_outside() -> Result<()> {
         ensure!(node.log("k3s") == "ready\ntold\n", "{}", node.log("k3s"));
         stop(sandbox, Duration::from_secs(1)).await?;
         node.is_gone()
+    })
+}
+
+fn crowd() -> Result<()> {
+    async fn come_and_go(node: &Node) -> Result<()> {
+        for _ in 0..5 {
+            let sandbox = node.start().await?;
+            node.shell("touch /opt/cni/x /etc/rancher/x /run/x")?;
+            stop(sandbox, Duration::from_secs(1)).await?;
+        }
+        Ok(())
+    }
+    drive(async {
+        let (one, two, three) = (
+            Node::new("grumpy")?,
+            Node::new("sleepy")?,
+            Node::new("dopey")?,
+        );
+        tokio::try_join!(come_and_go(&one), come_and_go(&two), come_and_go(&three))?;
+        [one, two, three].iter().try_for_each(Node::is_gone)
     })
 }
 

@@ -20,6 +20,9 @@ const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pid
 /// As the node sees it.
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// Each turn is lost to another node that ends at that very moment.
+const TURNS: u32 = 100;
+
 /// One hierarchy of the host, and the node's cgroup in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hierarchy {
@@ -163,31 +166,47 @@ impl<'a> Mount<'a> {
 /// Makes the node's cgroup in every hierarchy.
 pub fn create(hierarchies: &[Hierarchy]) -> Result<(), Error> {
     for hierarchy in hierarchies {
-        let cpuset = hierarchy.name.split(',').any(|name| name == "cpuset");
-        let path = hierarchy.path();
-        for (parent, directory) in path.iter().zip(&path[1..]) {
-            if make(directory)? && cpuset {
-                fill(parent, directory)?;
+        let mut turns = 1;
+        // The last other node may take the empty `hepto` away between two steps.
+        while let Err((path, error)) = create_one(hierarchy) {
+            if error.kind() != ErrorKind::NotFound || turns == TURNS {
+                return Err(Error::cgroup("create", &path, error));
             }
+            turns += 1;
         }
     }
     Ok(())
 }
 
-fn make(directory: &Path) -> Result<bool, Error> {
+fn create_one(hierarchy: &Hierarchy) -> Result<(), (PathBuf, io::Error)> {
+    let cpuset = hierarchy.name.split(',').any(|name| name == "cpuset");
+    let path = hierarchy.path();
+    for (parent, directory) in path.iter().zip(&path[1..]) {
+        let made = make(directory).and_then(|()| {
+            if cpuset {
+                fill(parent, directory)
+            } else {
+                Ok(())
+            }
+        });
+        made.map_err(|error| (directory.to_path_buf(), error))?;
+    }
+    Ok(())
+}
+
+fn make(directory: &Path) -> io::Result<()> {
     match fs::create_dir(directory) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(Error::cgroup("create", directory, error)),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
 /// A new cpuset is empty, and no process can enter it.
-fn fill(parent: &Path, directory: &Path) -> Result<(), Error> {
+fn fill(parent: &Path, directory: &Path) -> io::Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        fs::read(parent.join(file))
-            .and_then(|value| fs::write(directory.join(file), value))
-            .map_err(|error| Error::cgroup("fill", directory, format!("{file}: {error}")))?;
+        if fs::read_to_string(directory.join(file))?.trim().is_empty() {
+            fs::write(directory.join(file), fs::read(parent.join(file))?)?;
+        }
     }
     Ok(())
 }
@@ -248,14 +267,15 @@ pub fn doors(hierarchies: &[Hierarchy]) -> Vec<PathBuf> {
 
 /// Moves the calling process into a cgroup, which is made when it is missing.
 pub fn join(directory: &Path) -> Result<(), Error> {
-    make(directory)?;
-    fs::write(directory.join("cgroup.procs"), "0")
+    make(directory)
+        .and_then(|()| fs::write(directory.join("cgroup.procs"), "0"))
         .map_err(|error| Error::cgroup("enter", directory, error))
 }
 
 /// Inside, on version 2 alone, by init, which was born in `init`: the root hands out all that it has.
 pub fn arrange() -> Result<(), Error> {
-    make(&Path::new(ROOT).join("k3s"))?;
+    let k3s = Path::new(ROOT).join("k3s");
+    make(&k3s).map_err(|error| Error::cgroup("create", &k3s, error))?;
     hand_out(Path::new(ROOT))
 }
 
