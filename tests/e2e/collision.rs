@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+
 use std::time::Instant;
 
 use hepto_mesh::address::Prefixes;
 use hepto_mesh::name::{ClusterName, NodeName};
-use hepto_tests::{Lab, Node, Recipe, isolated, within};
+use hepto_tests::{Lab, Node, Recipe, isolated, stand_in, within};
 
 use crate::{PROGRAM, SOON, new_lab};
 
@@ -59,7 +59,7 @@ fn an_ipv4_collision_is_resolved_by_the_joiner_before_its_k3s_starts() {
             higher: first,
             address,
         } = Pair::of(&lab.cluster);
-        let k3s = format!("binary = {:?}", stand_in());
+        let k3s = format!("binary = {:?}", stand_in(PROGRAM));
         let with_k3s = |recipe: Recipe| recipe.without("k3s").with("k3s", &k3s);
         let mut nodes = [
             lab.node(&lab.home(1), with_k3s(recipe(&lab, 1, &first, &first))),
@@ -109,17 +109,6 @@ fn k3s_is_ready(node: &Node) {
             .ok_or(status.to_string())
     };
     within(SOON, &format!("k3s of {} is ready", node.name()), ask);
-}
-
-/// The stand-in for k3s, which `cargo build -p hepto-tests --bins` puts beside the program under test.
-fn stand_in() -> PathBuf {
-    let path = Path::new(PROGRAM).with_file_name("k3s-stand-in");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo build --workspace --bins",
-        path.display()
-    );
-    path
 }
 
 /// Waits until the first node has kept the address and the second reaches it from another.

@@ -1,11 +1,10 @@
 //! The first thing that a newcomer runs.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use hepto_tests::{Home, Inventory, Lab, isolated, isolated_for, within};
+use hepto_tests::{Home, Inventory, Lab, isolated, isolated_for, stand_in, within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -42,7 +41,7 @@ fn the_demo_supervises_a_k3s_in_every_home_and_leaves_nothing() {
     isolated_for(seconds(120), || {
         let (lab, home) = place();
         let before = Inventory::of(&home);
-        let k3s = Path::new(PROGRAM).with_file_name("k3s-stand-in");
+        let k3s = stand_in(PROGRAM);
         let k3s = k3s.to_str().expect("a path in UTF-8");
         let output = start(&lab, &home, &["--k3s", k3s])
             .wait_with_output()

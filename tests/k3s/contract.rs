@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use hepto_tests::{isolated, until};
+use hepto_tests::{isolated, stand_in, until};
 
-use crate::{SOON, end, file, k3s_log, reaches, server, stand_in, starts};
+use crate::{PROGRAM, SOON, end, file, k3s_log, reaches, server, starts};
 
 #[test]
 fn a_server_alone_is_ready() {
@@ -102,7 +102,7 @@ fn a_place_that_is_no_sandbox_is_refused() {
         let config = directory.path().join("config.yaml");
         let text = "data-dir: \"/var/lib/rancher/k3s\"\nnode-name: \"mars\"\nnode-ip: \"10.44.0.1\"\ntoken: \"x\"\n";
         fs::write(&config, text).expect("a config file");
-        let mut command = Command::new(stand_in());
+        let mut command = Command::new(stand_in(PROGRAM));
         command
             .args(["server", "--config"])
             .arg(&config)

@@ -13,10 +13,10 @@ mod secret;
 mod stop;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use hepto_tests::{Lab, Node, Recipe, until, within};
+use hepto_tests::{Lab, Node, Recipe, stand_in, until, within};
 use serde_json::Value;
 
 /// The program under test.
@@ -25,23 +25,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_hepto-node");
 /// Patience for what has no promised time.
 const SOON: Duration = Duration::from_secs(30);
 
-/// The stand-in, which lies beside the program under test.
-///
-/// # Panics
-/// When it has not been built: it belongs to another package, of which a test builds the library alone.
-fn stand_in() -> PathBuf {
-    let path = Path::new(PROGRAM).with_file_name("k3s-stand-in");
-    assert!(
-        path.exists(),
-        "{} is missing: cargo build -p hepto-tests --bins",
-        path.display()
-    );
-    path
-}
-
 /// A node's settings with the stand-in for k3s.
 fn with_k3s(recipe: Recipe) -> Recipe {
-    let binary = format!("binary = {:?}", stand_in());
+    let binary = format!("binary = {:?}", stand_in(PROGRAM));
     recipe.without("k3s").with("k3s", &binary)
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::geteuid;
 
-use crate::inventory;
+use crate::{inventory, stand_in};
 
 /// The directory of the test that this process was started for; unset outside.
 const INSIDE: &str = "HEPTO_LAB";
@@ -141,9 +141,9 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// The inside of the new process: an empty `/run`, and the test's files in memory.
+/// The inside of the new process: an empty `/run`, and the test's files and its k3s in memory.
 fn settle(directory: &Path) {
-    for path in [Path::new("/run"), directory] {
+    for path in [Path::new("/run"), Path::new(stand_in::PLACE), directory] {
         mount(
             Some("tmpfs"),
             path,

@@ -15,6 +15,7 @@ mod inventory;
 mod isolate;
 mod node;
 mod slow;
+mod stand_in;
 mod town;
 mod wait;
 
@@ -25,5 +26,6 @@ pub use inventory::Inventory;
 pub use isolate::{isolated, isolated_for};
 pub use node::{Memory, Node};
 pub use slow::SlowLine;
+pub use stand_in::stand_in;
 pub use town::{Lab, Recipe};
 pub use wait::{until, within};
