@@ -25,8 +25,8 @@ test: lint ## Format, lints, unit, simulation and end-to-end tests, static build
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: its tests build network namespaces; try: sudo -E make test" >&2; exit 1; }
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked --no-run
-	@nice -n 19 scripts/static.sh >target/static.log 2>&1 & static=$$!; \
-	trap 'kill $$static 2>/dev/null || true' EXIT; \
+	@setsid nice -n 19 scripts/static.sh >target/static.log 2>&1 & static=$$!; \
+	trap 'kill -- -$$static 2>/dev/null || true' EXIT; \
 	status=0; $(CARGO) test --workspace --locked --no-fail-fast || status=1; \
 	echo "waiting for the static build"; \
 	wait $$static || { cat target/static.log; status=1; }; \
