@@ -1,12 +1,13 @@
 #!/bin/sh
 # Builds the static release binary, and fails unless it is static, small enough, and runs.
-# TARGET=aarch64-unknown-linux-musl builds for another architecture where its C compiler is installed.
+# TARGET=aarch64-unknown-linux-musl builds for another architecture where its C compiler is installed (Debian:
+# gcc-aarch64-linux-gnu and libc6-dev-arm64-cross).
 set -eu
 limit=20000000 # bytes
 
 target=${TARGET:-$(scripts/toolchain.sh | tail -n 1)}
 case "$target" in
-    *-musl) ;;
+    *-musl) ! command -v rustup >/dev/null 2>&1 || rustup target add "$target" >/dev/null 2>&1 ;;
     # The whole glibc goes in: needs its static archive, part of Debian's libc6-dev.
     *) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" ;;
 esac
