@@ -17,6 +17,7 @@ need ping iputils-ping
 need unshare util-linux
 need wireguard-go wireguard-go
 need wg wireguard-tools
+need python3 python3
 need git git
 [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
 have_rustup=no

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::Test;
 use crate::host::{self, Node, drive, event, script, spawn, stop};
-use crate::sandbox::{Event, Sandbox, Status};
+use crate::sandbox::{Event, Program, Sandbox, Status};
 
 pub const TESTS: &[Test] = &[
     (
@@ -99,13 +99,7 @@ fn told_again() -> Result<()> {
     drive(async {
         let node = Node::new("grumpy")?;
         let mut sandbox = node.start().await?;
-        let mut program = script(
-            "k3s",
-            "printf 'READY=1\\nSTATUS=well' | socat - UNIX-SENDTO:$NOTIFY_SOCKET; sleep 0.1; exit 4",
-        );
-        program.notify = true;
-        program.argv = vec!["python3".into(), "-c".into(), NOTIFIER.into()];
-        let pid = spawn(&mut sandbox, program).await?;
+        let pid = spawn(&mut sandbox, notifier()).await?;
         drop(sandbox);
         host::until("the program's end", || {
             node.shell("ls /proc | grep -c '^[0-9]'")
@@ -146,6 +140,15 @@ const NOTIFIER: &str = "import os, socket\n\
     s.sendto(b'READY=1\\nSTATUS=starting', os.environ['NOTIFY_SOCKET'])\n\
     s.sendto(b'STATUS=well', os.environ['NOTIFY_SOCKET'])\n\
     os._exit(4)\n";
+
+/// A program that sends two notifications and ends; a shell has no datagram sockets.
+fn notifier() -> Program {
+    Program {
+        argv: vec!["python3".into(), "-c".into(), NOTIFIER.into()],
+        notify: true,
+        ..script("k3s", "")
+    }
+}
 
 fn alive(node: &Node, pid: i32) -> bool {
     node.shell(&format!("test -e /proc/{pid}")).is_ok()
@@ -216,10 +219,7 @@ fn output() -> Result<()> {
     drive(async {
         let node = Node::new("grumpy")?;
         let mut sandbox = node.start().await?;
-        let mut program = script("k3s", "");
-        program.argv = vec!["python3".into(), "-c".into(), NOTIFIER.into()];
-        program.notify = true;
-        let pid = spawn(&mut sandbox, program).await?;
+        let pid = spawn(&mut sandbox, notifier()).await?;
         let id = || "k3s".to_owned();
         for text in ["READY=1\nSTATUS=starting", "STATUS=well"] {
             ensure!(
