@@ -186,7 +186,7 @@ impl<'a> Life<'a> {
             match self.next().await {
                 Happening::Network(Ok(event)) => self.on_network(event).await,
                 Happening::Network(Err(error)) => end_as_a_crash(&error.into()),
-                Happening::Mesh(event) => self.on_mesh(event).await?,
+                Happening::Mesh(event) => self.on_mesh(event).await,
                 Happening::Sessions => self.on_sessions().await?,
                 Happening::Resolved(anchors) => self.mesh.command(Command::Anchors(anchors)),
                 Happening::Workload(Step::Went) => {}
@@ -301,7 +301,7 @@ impl<'a> Life<'a> {
         }
     }
 
-    async fn on_mesh(&mut self, event: MeshEvent) -> Result<(), Fault> {
+    async fn on_mesh(&mut self, event: MeshEvent) {
         match event {
             MeshEvent::Peer(PeerChange::Set(peer)) => {
                 let public_key = peer.public_key;
@@ -327,7 +327,6 @@ impl<'a> Life<'a> {
             MeshEvent::ResolveAnchors => self.resolver.begin(),
             MeshEvent::Notice(notice) => self.on_notice(notice),
         }
-        Ok(())
     }
 
     fn on_notice(&mut self, notice: Notice) {
