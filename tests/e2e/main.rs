@@ -18,6 +18,7 @@ mod restart;
 mod scan;
 mod secret;
 mod stop;
+mod wait;
 
 use std::time::Duration;
 

@@ -6,14 +6,16 @@ mod exec;
 mod import;
 mod keys;
 mod kubectl;
+mod manual;
 mod run;
 mod show;
 mod stop;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::fault::{Exit, Fault};
 pub use demo::DemoArgs;
@@ -42,6 +44,8 @@ enum Command {
     Status(show::StatusArgs),
     /// The other nodes, as this one reaches them
     Peers(show::PeersArgs),
+    /// Wait until the mesh is up, k3s serves, or the node is ready
+    Wait(wait::WaitArgs),
     /// Run a command in the node's namespaces
     Exec(exec::ExecArgs),
     /// Run kubectl against this node's cluster (on the master)
@@ -50,6 +54,10 @@ enum Command {
     Stop(stop::StopArgs),
     /// Three homes on this machine, for a first look
     Demo(demo::DemoArgs),
+    /// Print the shell's completions
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page, or write all of them
+    Man(manual::ManArgs),
     /// Build the sandbox of a node (used by `run`)
     #[command(hide = true)]
     Sandbox,
@@ -82,6 +90,9 @@ pub fn main() -> ExitCode {
         Command::Kubectl(args) => kubectl::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Wait(args) => wait::run(args),
+        Command::Completions(args) => manual::completions(Cli::command(), &args),
+        Command::Man(args) => manual::man(Cli::command(), args),
         Command::Sandbox => exec::sandbox(),
         Command::Init => exec::init(),
     };
