@@ -24,7 +24,7 @@ pub use filter::Filter;
 pub use hepto_net::lab::{Echo, Home, LAN, Space, Street, echo, throughput};
 pub use inventory::Inventory;
 pub use isolate::{isolated, isolated_for};
-pub use node::{Memory, Node};
+pub use node::{Memory, Node, replace_file};
 pub use slow::SlowLine;
 pub use stand_in::stand_in;
 pub use town::{Lab, Recipe};

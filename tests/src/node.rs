@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -53,6 +54,18 @@ impl Node {
             log,
             process: None,
         }
+    }
+
+    /// Installs the program under test at a path of its own, as a package would, and runs it from there.
+    ///
+    /// # Panics
+    /// When the disk refuses.
+    pub fn install_at(&mut self, path: &Path) {
+        replace_file(
+            path,
+            &fs::read(&self.program).expect("the program under test"),
+        );
+        self.program = path.to_owned();
     }
 
     /// Where it lives.
@@ -337,6 +350,17 @@ impl Node {
     pub fn exec(&self, program: &[&str]) -> Result<String, String> {
         said(self.ask(&[&["exec", "--"], program].concat()))
     }
+}
+
+/// Puts an executable file in another's place, as a package manager does: the old one lives on in who runs it.
+///
+/// # Panics
+/// When the disk refuses.
+pub fn replace_file(path: &Path, content: &[u8]) {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, content).expect("a program's file");
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).expect("a program's file");
+    fs::rename(&fresh, path).expect("a program's file");
 }
 
 /// What a program printed, or why it failed.

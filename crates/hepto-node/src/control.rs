@@ -2,13 +2,16 @@
 //!
 //! The socket is root's alone, twice: by its mode and by the kernel's word on who connected (`SO_PEERCRED`).
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader as AsyncBufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -36,6 +39,8 @@ pub enum Ask {
     Peers,
     /// Stop; the connection stays open until the process ends.
     Stop,
+    /// Let the installed program take over; the connection stays open until it does.
+    Reload,
 }
 
 /// What the node answers.
@@ -48,6 +53,8 @@ pub enum Answer {
     Peers(Vec<PeerStatus>),
     /// To `Stop`.
     Stopping,
+    /// To `Reload`: it cannot be, for this reason; nothing has changed.
+    Refused(String),
     /// The request was not understood.
     Error(String),
 }
@@ -179,24 +186,59 @@ impl Client {
     /// # Errors
     /// When the node went away, stays silent for ten seconds, or does not understand.
     pub fn ask(&mut self, request: Ask) -> anyhow::Result<Answer> {
+        self.send(request)?;
+        let answer = self.receive()?;
+        answer.context("the node closed its control socket")
+    }
+
+    fn send(&mut self, request: Ask) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec(&Request {
             version: VERSION,
             request,
         })?;
         text.push(b'\n');
-        self.stream
-            .get_mut()
-            .write_all(&text)
-            .context("the node closed its control socket")?;
+        let sent = self.stream.get_mut().write_all(&text);
+        sent.context("the node closed its control socket")
+    }
+
+    /// The next answer; `None` when the connection has ended.
+    fn receive(&mut self) -> anyhow::Result<Option<Answer>> {
         let mut line = String::new();
-        self.stream
-            .read_line(&mut line)
-            .context("the node does not answer on its control socket")?;
+        match self.stream.read_line(&mut line) {
+            Ok(0) => return Ok(None),
+            // A process that ends with a request unread cuts the connection off.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            other => other.context("the node does not answer on its control socket")?,
+        };
         let reply: Reply = serde_json::from_str(&line)
             .context("the node's answer cannot be read: is it of another version?")?;
         match reply.answer {
             Answer::Error(error) => anyhow::bail!("the node refused the request: {error}"),
-            answer => Ok(answer),
+            answer => Ok(Some(answer)),
+        }
+    }
+
+    /// The process that answers there.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn process(&self) -> std::io::Result<OwnedFd> {
+        let peer = socket_peercred(self.stream.get_ref())?;
+        Ok(pidfd_open(peer.pid, PidfdFlags::empty())?)
+    }
+
+    /// Has the installed program take over; returns when it does, or with the reason why it does not.
+    ///
+    /// # Errors
+    /// When the node stays silent for `limit`.
+    pub fn reload(mut self, limit: Duration) -> anyhow::Result<Result<(), String>> {
+        self.send(Ask::Reload)?;
+        self.stream.get_mut().set_read_timeout(Some(limit))?;
+        match self.receive() {
+            Ok(Some(Answer::Refused(why))) => Ok(Err(why)),
+            Ok(Some(answer)) => anyhow::bail!("the node answers something else: {answer:?}"),
+            Ok(None) => Ok(Ok(())),
+            Err(error) => Err(error),
         }
     }
 

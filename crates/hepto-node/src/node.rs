@@ -5,9 +5,13 @@
 //! loop that joins them is in [`life`].
 
 mod anchor;
+mod fixed;
 mod life;
+mod reload;
 mod report;
+mod service;
 mod settings;
+mod successor;
 mod workload;
 
 use hepto_mesh::driver::{self, InboxReceiver};
@@ -19,8 +23,11 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::secret;
 use crate::state::{State, remember_identity};
-use life::{Life, Signals};
+pub use fixed::{Fixed, fixed};
+use life::Life;
+use service::Signals;
 use settings::OVERLAY_LINK;
+pub use successor::{Successor, can_take_over};
 
 /// What every layer is given.
 struct Start<'a> {
@@ -29,21 +36,25 @@ struct Start<'a> {
     identity: Identity,
     attempt: u8,
     signals: Signals,
+    successor: Successor,
     /// What could not be removed, a sentence each.
     failures: Vec<String>,
 }
 
 /// Runs the node until SIGTERM, SIGINT or `hepto-node stop`; then, and after any failure half-way, takes down
-/// all that it made.
+/// all that it made. A reload puts the installed program in this process's place, and this never returns.
+///
+/// `successor` is how to start that program, `lock` the descriptor of the node's lock when this process was itself
+/// put in another's place.
 ///
 /// # Errors
 /// What could not be made; else what could not be removed.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, successor: Successor, lock: Option<i32>) -> anyhow::Result<()> {
     // From here on a signal stops the node in order, also while it starts.
     let signals = Signals::watch()?;
-    let state = State::acquire(&config)?;
+    let state = State::acquire(&config, lock)?;
     let mut failures = Vec::new();
-    let ran = match Start::new(&config, &state, signals) {
+    let ran = match Start::new(&config, &state, signals, successor) {
         Ok(mut start) => {
             let ran = with_network(&mut start).await;
             failures = start.failures;
@@ -74,7 +85,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 impl<'a> Start<'a> {
-    fn new(config: &'a Config, state: &'a State, signals: Signals) -> Result<Self, Fault> {
+    fn new(
+        config: &'a Config,
+        state: &'a State,
+        signals: Signals,
+        successor: Successor,
+    ) -> Result<Self, Fault> {
         let directory = config.node_directory().join("identity");
         let identity = Identity::load_or_create(&directory, &mut secret::SystemRandom)?;
         remember_identity(config, &identity.fingerprint())?;
@@ -86,6 +102,7 @@ impl<'a> Start<'a> {
             identity,
             attempt,
             signals,
+            successor,
             failures: Vec::new(),
         })
     }

@@ -1,22 +1,27 @@
 //! What a node holds on its host while it runs: the lock on its storage, its run directory, and the note beside
 //! its config file by which a lost disk is told from a new node.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+mod lock;
+
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::fault::{Exit, Fault};
+use crate::node::{Fixed, fixed};
 
 /// The name of the file in the run directory that says what a node made, for `stop` after a crash.
 const RECORD: &str = "node.json";
 
 /// What a running node wrote down about itself in its run directory.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Record {
     /// The cluster's name.
     pub cluster: String,
@@ -32,6 +37,9 @@ pub struct Record {
     pub namespace: String,
     /// The host's interface that carries the uplink.
     pub interface: String,
+    /// The settings that it keeps while it runs, with their values.
+    #[serde(default)]
+    pub fixed: Fixed,
 }
 
 impl Record {
@@ -44,17 +52,18 @@ impl Record {
 /// The lock and the run directory of a node that runs. Dropping it frees the lock alone.
 #[derive(Debug)]
 pub struct State {
-    _lock: Flock<File>,
+    lock: Flock<File>,
     run_directory: PathBuf,
 }
 
 impl State {
-    /// Takes the node's storage and makes its run directory.
+    /// Takes the node's storage and makes its run directory. `inherited` is the descriptor of the lock that the program
+    /// before a reload held.
     ///
     /// # Errors
     /// `E-RUN-TWICE` (exit 75) while another process holds the node, `E-STORAGE-OTHER` when the storage belongs to a
     /// node of another cluster, `E-STORAGE-ABSENT` when the storage that held the identity is not there, `E-STORAGE` and `E-RUN-DIR` when a folder cannot be made.
-    pub fn acquire(config: &Config) -> Result<State, Fault> {
+    pub fn acquire(config: &Config, inherited: Option<i32>) -> Result<State, Fault> {
         expect_storage(config)?;
         let directory = config.node_directory();
         make_directory(&directory).map_err(|error| {
@@ -64,7 +73,10 @@ impl State {
             )
             .fix("check node.storage, and that its disk is mounted, writable and not full")
         })?;
-        let lock = lock(&directory)?;
+        let lock = match inherited {
+            Some(descriptor) => lock::inherit(descriptor, &directory)?,
+            None => lock::take(&directory)?,
+        };
         claim(&directory, config)?;
         let run_directory = config.run_directory();
         let made =
@@ -81,7 +93,7 @@ impl State {
                 })
         })?;
         Ok(State {
-            _lock: lock,
+            lock,
             run_directory,
         })
     }
@@ -89,6 +101,23 @@ impl State {
     /// `/run/hepto/<cluster>.<node>`.
     pub fn run_directory(&self) -> &Path {
         &self.run_directory
+    }
+
+    /// The lock's descriptor.
+    pub fn descriptor(&self) -> i32 {
+        self.lock.as_raw_fd()
+    }
+
+    /// Whether the next program that is executed in this process holds the lock, too.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn pass_on(&self, pass: bool) -> std::io::Result<()> {
+        let flags = match pass {
+            true => FdFlags::empty(),
+            false => FdFlags::CLOEXEC,
+        };
+        Ok(fcntl_setfd(&*self.lock, flags)?)
     }
 
     /// Removes the run directory, and `/run/hepto` when it was the last one.
@@ -131,7 +160,7 @@ fn make_directory(path: &Path) -> std::io::Result<()> {
 /// # Errors
 /// `E-STOP-SILENT` while its supervisor lives.
 pub fn lock_remains(record: &Record) -> Result<Option<Flock<File>>, Fault> {
-    match lock(&record.directory) {
+    match lock::take(&record.directory) {
         Ok(lock) => Ok(Some(lock)),
         Err(fault) if fault.exit == Exit::AlreadyRunning => {
             let pid = record.pid;
@@ -140,46 +169,6 @@ pub fn lock_remains(record: &Record) -> Result<Option<Flock<File>>, Fault> {
             Err(Fault::new("E-STOP-SILENT", what).fix(fix))
         }
         Err(_) => Ok(None),
-    }
-}
-
-fn lock(directory: &Path) -> Result<Flock<File>, Fault> {
-    let path = directory.join("lock");
-    let opened = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path);
-    let file = opened.map_err(|error| {
-        Fault::new(
-            "E-STORAGE",
-            format!("cannot open {}: {error}", path.display()),
-        )
-        .fix("check that the disk of node.storage is writable and not full")
-    })?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            // For people and for the message below; the lock itself is what counts, so a full disk is no reason to stop.
-            let _ = lock
-                .set_len(0)
-                .and_then(|()| lock.rewind())
-                .and_then(|()| writeln!(lock, "{}", std::process::id()));
-            Ok(lock)
-        }
-        Err((mut file, _)) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            let what = format!(
-                "this node already runs as process {} (it holds {})",
-                pid.trim(),
-                path.display()
-            );
-            Err(Fault::new("E-RUN-TWICE", what)
-                .fix("stop it first: hepto-node stop")
-                .exit(Exit::AlreadyRunning))
-        }
     }
 }
 
@@ -223,6 +212,7 @@ fn write_record(run_directory: &Path, config: &Config) -> std::io::Result<()> {
         directory: config.node_directory(),
         namespace: config.namespace(),
         interface: config.network.interface.clone(),
+        fixed: fixed(config),
     };
     fs::write(
         run_directory.join(RECORD),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::Target;
 use crate::fault::{Exit, Fault};
+use crate::state::Record;
 
 /// Where the run directories of all nodes of this host lie.
 const RUNS: &str = "/run/hepto";
@@ -54,6 +55,24 @@ pub fn resolve(target: &Target) -> Result<RunDirectory, Fault> {
     match &target.config {
         Some(config) => named_in(config),
         None => among(Path::new(RUNS), target.node.as_deref()),
+    }
+}
+
+/// The same for a command that takes a running node: the one that was started with the config file, also when that gives
+/// it another name by now, or none.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn running(target: &Target) -> Result<RunDirectory, Fault> {
+    let Some(config) = &target.config else {
+        return resolve(target);
+    };
+    let config = fs::canonicalize(config).unwrap_or_else(|_| config.clone());
+    let runs_from =
+        |run: &RunDirectory| Record::read(&run.path).is_some_and(|record| record.config == config);
+    match all(Path::new(RUNS)).into_iter().find(runs_from) {
+        Some(found) => Ok(found),
+        None => resolve(target),
     }
 }
 

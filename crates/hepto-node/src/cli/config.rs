@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 use crate::config::{self, Config, Report, Shown};
 use crate::fault::Exit;
+use crate::node;
 
 /// What can be done with a configuration.
 #[derive(Debug, Subcommand)]
@@ -16,6 +17,9 @@ pub enum ConfigCommand {
     Check {
         /// The config file
         file: PathBuf,
+        /// Whether this program could take over the node of a run directory, too (used by a reload)
+        #[arg(long, hide = true, value_name = "DIR")]
+        running: Option<PathBuf>,
     },
     /// Print the configuration as it is understood, secrets hidden
     Show {
@@ -32,7 +36,14 @@ pub enum ConfigCommand {
 /// Does one of the commands above.
 pub fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
-        ConfigCommand::Check { file } => check(&file),
+        ConfigCommand::Check {
+            file,
+            running: None,
+        } => check(&file),
+        ConfigCommand::Check {
+            file,
+            running: Some(directory),
+        } => takes_over(&file, &directory),
         ConfigCommand::Show { file, json } => show(&file, json),
         ConfigCommand::Default => print(config::DEFAULT),
     }
@@ -52,6 +63,14 @@ fn check(file: &Path) -> anyhow::Result<ExitCode> {
         file.display(),
         config.node.name
     ))
+}
+
+/// Says what [`node::can_take_over`] does. The words are for the program that runs.
+fn takes_over(file: &Path, run_directory: &Path) -> anyhow::Result<ExitCode> {
+    let Some((config, _)) = read(file) else {
+        return Ok(Exit::BadConfig.into());
+    };
+    print(&(node::can_take_over(&config, run_directory)? + "\n"))
 }
 
 fn show(file: &Path, json: bool) -> anyhow::Result<ExitCode> {

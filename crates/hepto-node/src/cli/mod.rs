@@ -7,6 +7,7 @@ mod import;
 mod keys;
 mod kubectl;
 mod manual;
+mod reload;
 mod run;
 mod show;
 mod stop;
@@ -50,6 +51,8 @@ enum Command {
     Exec(exec::ExecArgs),
     /// Run kubectl against this node's cluster (on the master)
     Kubectl(kubectl::KubectlArgs),
+    /// Take up a changed config or a newly installed hepto-node; pods run on
+    Reload(reload::ReloadArgs),
     /// Stop the node: k3s, pods, mesh and namespace
     Stop(stop::StopArgs),
     /// Three homes on this machine, for a first look
@@ -88,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Peers(args) => show::peers(args),
         Command::Exec(args) => exec::run(args),
         Command::Kubectl(args) => kubectl::run(args),
+        Command::Reload(args) => reload::run(args),
         Command::Stop(args) => stop::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Wait(args) => wait::run(args),

@@ -4,13 +4,13 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::fault::{Exit, Fault};
-use crate::node;
+use crate::node::{self, Successor};
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -21,10 +21,13 @@ pub struct RunArgs {
     /// How log lines look; HEPTO_LOG sets the level: error, warn, info, debug
     #[arg(long, value_enum, default_value_t = LogFormat::Auto)]
     pub log_format: LogFormat,
+    /// The descriptor of the lock that this process holds already (set by a reload)
+    #[arg(long, hide = true, value_name = "NUMBER")]
+    pub lock: Option<i32>,
 }
 
 /// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// Journald under systemd, text elsewhere
     Auto,
@@ -34,12 +37,22 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// As it is written on the command line.
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}
+
 /// Threads that may resolve names and write files beside the main thread.
 const BLOCKING_THREADS: usize = 4;
 
 /// Runs the node until it is told to stop.
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    // First: to others than root, every key file would look like an error of the config.
+    // While /proc still names the file that was started.
+    let successor = Successor::new(&args.config, args.log_format.name());
+    // To others than root, every key file would look like an error of the config.
     if !rustix::process::geteuid().is_root() {
         return Err(Fault::new(
             "E-RUN-ROOT",
@@ -58,7 +71,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
-    runtime.block_on(node::run(config))?;
+    runtime.block_on(node::run(config, successor, args.lock))?;
     // A name that is still being resolved is nobody's any more.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)

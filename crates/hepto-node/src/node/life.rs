@@ -11,14 +11,14 @@ use hepto_mesh::driver::{Command, Event as MeshEvent, Mesh, Report};
 use hepto_mesh::name::NodeName;
 use hepto_net::{Event as NetworkEvent, Network, UplinkState};
 use hepto_tunnel::{PeerReport, Tunnel};
-use sd_notify::NotifyState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::anchor::{Resolved, Resolver};
+use super::reload::Reload;
+use super::service::{self, Signals, unavailable};
 use super::workload::{Step, Workload};
 use super::{Start, settings};
 use crate::config::{Config, host_addresses};
@@ -35,33 +35,6 @@ const SESSION_LIFE: Duration = Duration::from_secs(180);
 /// Notices kept for `status`: a hostile network cannot fill the memory with them.
 const NOTICES_KEPT: usize = 32;
 
-/// What may tell the node to end.
-pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// Watches for them from now on.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn watch() -> Result<Self, Fault> {
-        let watch = |kind| signal(kind).map_err(unavailable);
-        Ok(Signals {
-            terminate: watch(SignalKind::terminate())?,
-            interrupt: watch(SignalKind::interrupt())?,
-            hangup: watch(SignalKind::hangup())?,
-        })
-    }
-}
-
-fn unavailable(error: std::io::Error) -> Fault {
-    let what = format!("cannot watch signals and sessions: {error}");
-    Fault::new("E-RUN-LOOP", what).fix("raise the limit of open files (ulimit -n)")
-}
-
 /// A request, and the mesh's report that answers it.
 type Answered = (Pending, Box<Report>);
 
@@ -74,7 +47,8 @@ enum Happening {
     Workload(Step),
     Asked(Pending),
     Report(Answered),
-    Reload,
+    Reload(Option<oneshot::Sender<Answer>>),
+    Checked(Result<String, Fault>),
     Stop(&'static str),
     MeshEnded,
 }
@@ -106,6 +80,7 @@ pub(super) struct Life<'a> {
     pub(super) changed: AsyncFd<OwnedFd>,
     pub(super) sessions: Interval,
     pub(super) signals: &'a mut Signals,
+    pub(super) reload: Reload,
 }
 
 impl<'a> Life<'a> {
@@ -125,6 +100,7 @@ impl<'a> Life<'a> {
             state,
             attempt,
             signals,
+            successor,
             ..
         } = start;
         let mut sessions = interval(SESSIONS_EVERY);
@@ -155,6 +131,7 @@ impl<'a> Life<'a> {
                 .map_err(unavailable)?,
             sessions,
             signals,
+            reload: Reload::new(successor.clone()),
             config,
             state,
             network,
@@ -172,7 +149,7 @@ impl<'a> Life<'a> {
     /// # Errors
     /// What makes going on impossible.
     pub async fn live(&mut self) -> Result<(), Fault> {
-        notify(&[NotifyState::Ready]);
+        service::ready();
         if Workload::has_run(self.config) {
             self.mesh.command(Command::K3sStarted);
         }
@@ -193,16 +170,15 @@ impl<'a> Life<'a> {
                 Happening::Workload(Step::Lost) => self.workload.clear().await,
                 Happening::Asked(pending) if pending.ask == Ask::Stop => {
                     let _ = pending.answer.send(Answer::Stopping);
-                    stopping("hepto-node stop");
+                    service::stopping("hepto-node stop");
                     return Ok(());
                 }
                 Happening::Asked(pending) => self.ask_mesh(pending),
                 Happening::Report((pending, report)) => self.answer(pending, &report),
-                Happening::Reload => tracing::warn!(
-                    "reload is not in this version: restart the node to take up a changed config"
-                ),
+                Happening::Reload(asked) => self.reload.begin(self.state.run_directory(), asked),
+                Happening::Checked(checked) => self.hand_over(checked),
                 Happening::Stop(why) => {
-                    stopping(why);
+                    service::stopping(why);
                     return Ok(());
                 }
                 Happening::MeshEnded => {
@@ -229,9 +205,13 @@ impl<'a> Life<'a> {
             }
             anchors = self.resolver.next() => Happening::Resolved(anchors),
             step = self.workload.step() => Happening::Workload(step),
-            Some(pending) = self.control.recv() => Happening::Asked(pending),
+            Some(pending) = self.control.recv() => match pending.ask {
+                Ask::Reload => Happening::Reload(Some(pending.answer)),
+                _ => Happening::Asked(pending),
+            },
             Some(answered) = self.reports.1.recv() => Happening::Report(answered),
-            _ = self.signals.hangup.recv() => Happening::Reload,
+            checked = self.reload.checked() => Happening::Checked(checked),
+            _ = self.signals.hangup.recv() => Happening::Reload(None),
             _ = self.signals.terminate.recv() => Happening::Stop("SIGTERM"),
             _ = self.signals.interrupt.recv() => Happening::Stop("SIGINT"),
         }
@@ -438,7 +418,7 @@ impl<'a> Life<'a> {
     fn answer(&self, pending: Pending, report: &Report) {
         let answer = match pending.ask {
             Ask::Peers => Answer::Peers(self.peer_statuses(report)),
-            Ask::Status | Ask::Stop => Answer::Status(Box::new(self.status(report))),
+            Ask::Status | Ask::Stop | Ask::Reload => Answer::Status(Box::new(self.status(report))),
         };
         // Who asked may have gone away.
         let _ = pending.answer.send(answer);
@@ -456,7 +436,7 @@ impl<'a> Life<'a> {
             self.peers.len()
         );
         if text != self.told {
-            notify(&[NotifyState::Status(&text)]);
+            service::status(&text);
             self.told = text;
         }
     }
@@ -467,18 +447,6 @@ impl<'a> Life<'a> {
 fn end_as_a_crash(fault: &Fault) -> ! {
     tracing::error!("{fault}");
     std::process::exit(fault.exit as i32)
-}
-
-fn stopping(why: &str) {
-    notify(&[NotifyState::Stopping]);
-    tracing::info!(why, "stopping");
-}
-
-/// Tells the service manager, where there is one.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager cannot be told");
-    }
 }
 
 /// Empties an eventfd (eventfd(2)), so that it is readable again at the next change.

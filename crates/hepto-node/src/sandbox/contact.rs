@@ -104,6 +104,17 @@ pub fn enter(run_directory: &Path) -> Result<(), Error> {
         .map_err(|error| launch::namespace("enter the node's namespaces", error))
 }
 
+/// Whether this program speaks the language of the init of a node, if one lives.
+///
+/// # Errors
+/// [`Error::Version`] when not.
+pub fn understands(run_directory: &Path) -> Result<(), Error> {
+    match Contact::open(run_directory, false) {
+        Ok(contact) => contact.agreed().map(drop),
+        Err(_) => Ok(()),
+    }
+}
+
 /// The programs of a node, as its init knows them.
 ///
 /// # Errors

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use contact::{enter, programs};
+pub use contact::{enter, programs, understands};
 pub use error::Error;
 pub use file::{hosts, mask, resolv_conf, write_hosts, write_network};
 pub use handle::{Sandbox, cleanup};
