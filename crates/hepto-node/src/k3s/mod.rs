@@ -6,6 +6,9 @@
 
 pub mod argument;
 mod binary;
+// The upgrade of k3s and the snapshots use it.
+#[allow(dead_code)]
+pub mod datastore;
 mod environment;
 pub mod file;
 mod https;
