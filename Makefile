@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO := cargo
 DEMO_ARGS ?=
 
-.PHONY: help demo test build static lint unit clean toolchain deny
+.PHONY: help demo test build static lint unit clean toolchain deny ansible
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ static: toolchain ## The release binary, statically linked, in target/hepto-node
 lint: toolchain ## Format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+ansible: build ## The Ansible collection, with a real ansible-core: the guide's inventory, refusals, ansible-lint
+	@tests/ansible/run.sh
 
 deny: ## Licences, bans and sources of every dependency (cargo install cargo-deny)
 	$(CARGO) deny check licenses bans sources

@@ -256,3 +256,26 @@ fn item(value: &Literal) -> Option<String> {
     let pairs: Vec<String> = pairs.collect::<Option<_>>()?;
     Some(format!("{{ {} }}", pairs.join(", ")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The role collects these and no others from Ansible's variables.
+    #[test]
+    fn the_ansible_role_knows_the_same_variables() {
+        let role = include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../dist/ansible/collections/ansible_collections/acides/hepto/roles/node/vars/main.yml"
+        ));
+        let listed = role.lines().skip_while(|line| *line != "hepto_variables:");
+        let listed: BTreeSet<&str> = listed
+            .skip(1)
+            .map_while(|line| line.strip_prefix("  - "))
+            .collect();
+        let known: BTreeSet<&str> = names().chain(["overlay_key", "cluster_key"]).collect();
+        assert_eq!(listed, known);
+    }
+}
