@@ -11,7 +11,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO := cargo
 DEMO_ARGS ?=
 
-.PHONY: help demo test build static lint unit clean toolchain deny ansible
+.PHONY: help demo test build static lint unit clean toolchain deny ansible bench
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,11 @@ deny: ## Licences, bans and sources of every dependency (cargo install cargo-den
 
 toolchain:
 	@scripts/toolchain.sh >/dev/null
+
+# BENCH=tcp4,small PEERS=hepto,wireguard-go ROUNDS=3 DURATION=3 choose a part; bench/README.md tells the rest.
+bench: ## Speed beside other WireGuards: table, JSON, pictures in docs/benchmarks (root)
+	@scripts/toolchain.sh iperf3:iperf3 ss:iproute2 >/dev/null
+	@python3 bench/run.py
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need and this machine lacks: Debian packages and a Rust toolchain.
-# Says nothing when all is there. Prints the target that `make static` builds for, as its last line.
+# Arguments are more of the same, as command:package. Says nothing when all is there. Prints the target that
+# `make static` builds for, as its last line.
 set -eu
 
 say() { echo "toolchain: $*" >&2; }
@@ -19,6 +20,7 @@ need wireguard-go wireguard-go
 need wg wireguard-tools
 need python3 python3
 need git git
+for extra in "$@"; do need "${extra%%:*}" "${extra#*:}"; done
 [ -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 ] || [ -e "/usr/lib/$(uname -m)-linux-gnu/faketime/libfaketime.so.1" ] || missing="$missing libfaketime"
 have_rustup=no
 if command -v rustup >/dev/null 2>&1; then
