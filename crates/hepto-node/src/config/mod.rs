@@ -22,6 +22,7 @@ use hepto_mesh::name::{ClusterName, NodeName};
 use ipnet::IpNet;
 use rustix::fs::OFlags;
 
+use crate::k3s::acquire;
 pub use check::form;
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
 pub use read::nearest;
@@ -198,8 +199,8 @@ pub struct Mesh {
 /// What runs in the node.
 #[derive(Debug)]
 pub struct K3s {
-    /// An existing, executable file.
-    pub binary: PathBuf,
+    /// Where k3s comes from.
+    pub source: acquire::Source,
     /// What lets k3s join: the cluster key on the master, the agents' key elsewhere.
     pub secret: ClusterSecret,
     /// More arguments for k3s, as given.

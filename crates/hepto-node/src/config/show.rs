@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Anchor, Config, FirewallMode, Gateway, Mode, OpenPort, Protocol};
+use crate::k3s::acquire::Source;
 
 /// What `config show` prints. The sections are a config file that means the same.
 #[derive(Debug, Serialize)]
@@ -196,7 +197,10 @@ fn cluster(cluster: &super::Cluster) -> Cluster {
 fn k3s(k3s: Option<&super::K3s>) -> K3s {
     K3s {
         enabled: k3s.is_some(),
-        binary: k3s.map(|k3s| k3s.binary.clone()),
+        binary: k3s.and_then(|k3s| match &k3s.source {
+            Source::Binary(path) => Some(path.clone()),
+            Source::Embedded(_) => None,
+        }),
         args: k3s.map(|k3s| k3s.args.clone()).unwrap_or_default(),
         drain: k3s.map(|k3s| format!("{}s", k3s.drain.as_secs())),
     }

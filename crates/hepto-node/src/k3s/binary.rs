@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Error;
+use super::acquire::Error;
 
 /// Folders that are the node's own, so that a binary of the host in them is not seen inside.
 const PRIVATE: [&str; 5] = ["/run", "/tmp", "/dev/shm", "/var/log", "/etc/rancher"];

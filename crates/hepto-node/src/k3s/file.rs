@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::{Error, Role, Settings, argument, binary};
+use super::{Error, Role, Settings, argument};
 use crate::sandbox;
 
 /// What says that hepto-node founded the cluster whose data lies here, so that its defaults still hold.
@@ -117,9 +117,8 @@ impl Folder {
     }
 }
 
-/// Checks the binary and writes the files; whether the config file is another than the last time.
+/// Writes the files; whether the config file is another than the last time.
 pub fn prepare(settings: &mut Settings) -> Result<bool, Error> {
-    binary::check(&settings.binary)?;
     let etc = Folder::open(outside(&settings.directory, argument::ETC))?;
     if settings.arguments.role == Role::Server {
         settings.arguments.founded = etc.founded(&outside(&settings.directory, argument::DATA))?;

@@ -4,6 +4,7 @@
 //! supervisor owns the node's sandbox, in which k3s runs; it never starts a process itself, so that its own end
 //! is none of k3s's business.
 
+pub mod acquire;
 pub mod argument;
 mod binary;
 // The upgrade of k3s and the snapshots use it.
@@ -71,14 +72,6 @@ pub enum Error {
         /// What the kernel says.
         source: io::Error,
     },
-    /// `k3s.binary` cannot be started.
-    #[error("k3s.binary = {}: {why}", .path.display())]
-    Binary {
-        /// The setting.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
 }
 
 impl Error {
@@ -94,7 +87,6 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Error::File { .. } => "E-K3S-FILE",
-            Error::Binary { .. } => "E-K3S-BINARY",
         }
     }
 
@@ -102,9 +94,6 @@ impl Error {
     pub fn fix(&self) -> Option<String> {
         Some(match self {
             Error::File { .. } => "make room in `node.storage` and let root write there".into(),
-            Error::Binary { .. } => {
-                "install k3s as /usr/local/bin/k3s, executable, and name it in `k3s.binary`".into()
-            }
         })
     }
 }
@@ -222,6 +211,11 @@ impl Supervisor {
             _ if after == before => Step::Went,
             to => Step::Moved { to },
         }
+    }
+
+    /// From now on k3s is started from this file; one that runs is left alone.
+    pub fn use_binary(&mut self, path: PathBuf) {
+        self.settings.binary = path;
     }
 
     /// Tells whether the master is a live peer. An agent's k3s starts only then.

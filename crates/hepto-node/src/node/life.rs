@@ -167,6 +167,7 @@ impl<'a> Life<'a> {
                 Happening::Sessions => self.on_sessions().await?,
                 Happening::Resolved(anchors) => self.mesh.command(Command::Anchors(anchors)),
                 Happening::Workload(Step::Went) => {}
+                Happening::Workload(Step::Acquired) => self.on_sessions().await?,
                 Happening::Workload(Step::Lost) => self.workload.clear().await,
                 Happening::Asked(pending) if pending.ask == Ask::Stop => {
                     let _ = pending.answer.send(Answer::Stopping);

@@ -81,6 +81,7 @@ impl Life<'_> {
             what: disk.what.clone(),
             fix: Some(disk.fix.into()),
         }));
+        problems.extend(self.workload.problem());
         match uplink.state.as_str() {
             "waiting" => problems.push(Problem {
                 code: "W-NET-PARENT-ABSENT".into(),

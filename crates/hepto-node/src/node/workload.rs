@@ -14,9 +14,10 @@ use zeroize::Zeroizing;
 use super::settings::{self, OVERLAY_LINK};
 use crate::config::{ClusterSecret, Config, FirewallMode, K3s};
 use crate::fault::Fault;
+use crate::k3s::acquire::{Acquired, Acquisition, History, Known, Order, Store};
 use crate::k3s::{self, Arguments, Role, Secret, State, Supervisor};
 use crate::sandbox::{self, Sandbox};
-use crate::status::K3sStatus;
+use crate::status::{K3sStatus, Problem};
 
 /// How long a server that has never run waits for another member.
 const ALONE: Duration = Duration::from_secs(5);
@@ -30,6 +31,8 @@ const UNKNOWN: Duration = Duration::from_secs(30);
 pub enum Step {
     /// The report may have changed.
     Went,
+    /// The k3s that the config wants is there: it may be time to [`Workload::begin`].
+    Acquired,
     /// The sandbox is lost; [`Workload::step`] makes it again.
     Lost,
 }
@@ -51,6 +54,11 @@ pub struct Workload {
     run_directory: PathBuf,
     entry: Entry,
     master_live: bool,
+    /// The k3s that the config wants, on its way or there; `None` for a mesh only.
+    acquisition: Option<Acquisition>,
+    /// A k3s that runs in a sandbox from before: it goes on, whatever becomes of the one that the config wants.
+    running: Option<Known>,
+    node_directory: PathBuf,
 }
 
 impl Workload {
@@ -65,12 +73,26 @@ impl Workload {
             let master = &config.cluster.master;
             tracing::info!(%master, "k3s is started as soon as the master is a live peer");
         }
+        let node_directory = config.node_directory();
+        let runs = config.k3s.is_some() && sandbox::programs(run_directory).is_ok();
         Workload {
             phase,
             run_directory: run_directory.to_owned(),
             entry,
             master_live: false,
+            acquisition: order(config).map(Acquisition::start),
+            running: History::read(&node_directory).ran.filter(|_| runs),
+            node_directory,
         }
+    }
+
+    /// The k3s to start now: the one that runs, else the one that the config wants, else, after that one could not be
+    /// had, the one with which the node was last ready.
+    fn candidate(&self) -> Option<Known> {
+        let standing = self.acquisition.as_ref()?.standing();
+        let wanted = standing.acquired.as_ref().map(Known::from);
+        let earlier = standing.earlier.as_ref().map(Known::from);
+        self.running.clone().or(wanted).or(earlier)
     }
 
     /// Whether k3s was started in this storage before, so that this node keeps its overlay addresses.
@@ -81,7 +103,7 @@ impl Workload {
 
     /// Whether it is time to [`Workload::begin`]. `met`: a member has a live session.
     pub fn due(&self, config: &Config, met: bool) -> bool {
-        match self.phase {
+        let in_time = match self.phase {
             Phase::Waiting { since } if config.is_master() => {
                 met || Self::has_run(config) || since.elapsed() >= ALONE
             }
@@ -89,7 +111,8 @@ impl Workload {
             Phase::Waiting { .. } => self.master_live || Self::has_run(config),
             Phase::Lost { until } => Instant::now() >= until,
             Phase::Off | Phase::Running(_) => false,
-        }
+        };
+        in_time && self.candidate().is_some()
     }
 
     /// Makes or takes over the sandbox and the k3s in it.
@@ -103,15 +126,18 @@ impl Workload {
         hosts: &str,
         resolv_conf: &str,
     ) -> Result<(), Fault> {
-        let Some(k3s) = &config.k3s else {
+        let (Some(k3s), Some(program)) = (&config.k3s, self.candidate()) else {
             return Ok(());
         };
+        // It is seen in the node from the start: a k3s that comes later needs no other sandbox.
+        let store = Store::of(&config.node.storage);
+        store.make()?;
         self.phase = Phase::Lost {
             until: Instant::now() + RETRY,
         };
         let sandbox = Sandbox::start_or_adopt(&sandbox_settings(
             config,
-            k3s,
+            vec![store.folder(), program.path.clone()],
             &self.run_directory,
             hosts,
             resolv_conf,
@@ -119,7 +145,7 @@ impl Workload {
         .await?;
         let entry = self.entry.clone();
         let started = Supervisor::start(
-            k3s_settings(config, k3s, attempt, resolv_conf.to_owned()),
+            k3s_settings(config, k3s, &program, attempt, resolv_conf.to_owned()),
             sandbox,
             Arc::new(move || entry.enter()),
         );
@@ -127,6 +153,9 @@ impl Workload {
             Ok(mut supervisor) => {
                 supervisor.master_live(self.master_live);
                 self.phase = Phase::Running(Box::new(supervisor));
+                self.running = Some(program);
+                self.remember(|history, running| history.ran = Some(running));
+                self.take_up();
                 Ok(())
             }
             Err((error, sandbox)) => {
@@ -140,12 +169,58 @@ impl Workload {
 
     /// Waits for the next thing to happen; for ever where nothing runs. Cancel-safe.
     pub async fn step(&mut self) -> Step {
-        let Phase::Running(supervisor) = &mut self.phase else {
+        let Some(acquisition) = &mut self.acquisition else {
             return std::future::pending().await;
         };
-        match supervisor.step().await {
-            k3s::Step::Went | k3s::Step::Moved { .. } => Step::Went,
-            k3s::Step::SandboxGone => Step::Lost,
+        let step = tokio::select! {
+            () = acquisition.changed() => None,
+            step = supervised(&mut self.phase) => Some(step),
+        };
+        match step {
+            None if acquisition.acquired().is_some() => {
+                self.take_up();
+                Step::Acquired
+            }
+            Some(k3s::Step::Moved { to: State::Ready }) => {
+                self.remember(|history, running| history.good = Some(running));
+                Step::Went
+            }
+            Some(k3s::Step::SandboxGone) => {
+                self.running = None;
+                Step::Lost
+            }
+            None | Some(k3s::Step::Went | k3s::Step::Moved { .. }) => Step::Went,
+        }
+    }
+
+    /// Has k3s started from what the config wants, from its next start on.
+    fn take_up(&mut self) {
+        let wanted = self.acquisition.as_ref().and_then(Acquisition::acquired);
+        let (Some(wanted), Phase::Running(supervisor)) = (wanted, &mut self.phase) else {
+            return;
+        };
+        let Acquired { path, name, .. } = &wanted;
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.sha256 != wanted.digest)
+        {
+            tracing::warn!(
+                "{name} is there; the k3s that runs goes on, and the new one is taken at its next start"
+            );
+        }
+        supervisor.use_binary(path.clone());
+    }
+
+    /// Notes something about the k3s that runs, for the next supervisor.
+    fn remember(&self, change: impl FnOnce(&mut History, Known)) {
+        let Some(running) = self.running.clone() else {
+            return;
+        };
+        if let Err(error) =
+            History::update(&self.node_directory, |history| change(history, running))
+        {
+            tracing::warn!(fix = error.fix(), "which k3s ran cannot be noted: {error}");
         }
     }
 
@@ -182,6 +257,9 @@ impl Workload {
         match &self.phase {
             Phase::Off => None,
             Phase::Waiting { since } => {
+                if let Some(detail) = self.acquiring() {
+                    return Some(idle("acquiring", *since, detail));
+                }
                 let detail = match config.is_master() {
                     true => "waits for another node, a few seconds".into(),
                     false => format!(
@@ -217,6 +295,31 @@ impl Workload {
         }
     }
 
+    /// What is being done to have a k3s to start; `None` once there is one.
+    fn acquiring(&self) -> Option<String> {
+        match self.candidate() {
+            Some(_) => None,
+            None => {
+                let acquisition = self.acquisition.as_ref()?;
+                Some(format!(
+                    "{}: {}",
+                    acquisition.name(),
+                    acquisition.standing()
+                ))
+            }
+        }
+    }
+
+    /// What stands in the way of the k3s that the config wants.
+    pub fn problem(&self) -> Option<Problem> {
+        let problem = self.acquisition.as_ref()?.standing().problem?;
+        Some(Problem {
+            code: problem.code.into(),
+            what: problem.what,
+            fix: problem.fix,
+        })
+    }
+
     /// Stops k3s, its pods and the sandbox; gives every failure. A sandbox that an earlier run left, and this one
     /// has not taken over, is ended too.
     pub async fn stop(self) -> Vec<String> {
@@ -228,9 +331,26 @@ impl Workload {
     }
 }
 
+/// What happens to a k3s that runs; nothing where none does.
+async fn supervised(phase: &mut Phase) -> k3s::Step {
+    match phase {
+        Phase::Running(supervisor) => supervisor.step().await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// What is to be acquired for a config; nothing for a mesh only.
+pub fn order(config: &Config) -> Option<Order> {
+    Some(Order {
+        source: config.k3s.as_ref()?.source.clone(),
+        storage: config.node.storage.clone(),
+        node_directory: config.node_directory(),
+    })
+}
+
 fn sandbox_settings(
     config: &Config,
-    k3s: &K3s,
+    visible: Vec<PathBuf>,
     run_directory: &Path,
     hosts: &str,
     resolv_conf: &str,
@@ -251,12 +371,18 @@ fn sandbox_settings(
             .paths()
             .map(sandbox::mask)
             .collect(),
-        visible: vec![k3s.binary.clone()],
+        visible,
         executable: PathBuf::from("/proc/self/exe"),
     }
 }
 
-fn k3s_settings(config: &Config, k3s: &K3s, attempt: u8, resolv_conf: String) -> k3s::Settings {
+fn k3s_settings(
+    config: &Config,
+    k3s: &K3s,
+    program: &Known,
+    attempt: u8,
+    resolv_conf: String,
+) -> k3s::Settings {
     let cluster = &config.cluster;
     let secret = match &k3s.secret {
         ClusterSecret::Master(key) => Secret::Server {
@@ -292,7 +418,7 @@ fn k3s_settings(config: &Config, k3s: &K3s, attempt: u8, resolv_conf: String) ->
     k3s::Settings {
         arguments,
         secret,
-        binary: k3s.binary.clone(),
+        binary: program.path.clone(),
         directory: config.node_directory(),
         resolv_conf,
         unproxied: settings::own_networks(config)

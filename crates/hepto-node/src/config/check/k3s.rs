@@ -11,6 +11,7 @@ use rustix::fs::Access;
 use super::{Checking, Diagnostic};
 use crate::config::file::{K3sSection, Text};
 use crate::fault::Fault;
+use crate::k3s::acquire::{EMBEDDED, Embedded, Source};
 use crate::k3s::argument;
 use crate::secret::quote;
 
@@ -33,7 +34,7 @@ const TOKENS: &[&str] = &["--token", "-t", "--agent-token", "--cluster-secret"];
 
 /// `[k3s]` before the cluster's secret joins it.
 pub(super) struct Program {
-    pub(super) binary: PathBuf,
+    pub(super) source: Source,
     pub(super) args: Vec<String>,
     pub(super) drain: Duration,
 }
@@ -48,10 +49,9 @@ pub(super) fn k3s(file: &K3sSection, checking: &mut Checking<'_>) -> Option<Opti
     if !is_enabled(file) {
         return Some(None);
     }
-    let binary = checking.required("k3s", "binary", file.binary.as_ref());
-    let binary = binary.and_then(|text| binary_file(text, checking));
+    let source = source(file, EMBEDDED, checking);
     Some(Some(Program {
-        binary: binary?,
+        source: source?,
         args,
         drain: drain?,
     }))
@@ -61,6 +61,22 @@ pub(super) fn is_enabled(file: &K3sSection) -> bool {
     file.enabled
         .as_ref()
         .is_none_or(|enabled| *enabled.get_ref())
+}
+
+/// The one way that was chosen.
+fn source(
+    file: &K3sSection,
+    embedded: Option<Embedded>,
+    checking: &mut Checking<'_>,
+) -> Option<Source> {
+    if let Some(text) = &file.binary {
+        return binary_file(text, checking).map(Source::Binary);
+    }
+    if let Some(embedded) = embedded {
+        return Some(Source::Embedded(embedded));
+    }
+    checking.required("k3s", "binary", None::<&Text>);
+    None
 }
 
 fn binary_file(text: &Text, checking: &mut Checking<'_>) -> Option<PathBuf> {

@@ -110,7 +110,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
         k3s: match k3s {
             None => None,
             Some(k3s) => Some(super::K3s {
-                binary: k3s.binary,
+                source: k3s.source,
                 secret: keys.cluster?,
                 args: k3s.args,
                 drain: k3s.drain,
