@@ -32,7 +32,7 @@ pub struct Counters {
     pub unauthentic: u64,
     /// Handshake messages refused: forged, replayed, or from a key that is no peer's.
     pub handshakes_refused: u64,
-    /// Handshake messages answered with a cookie, under load.
+    /// Handshake messages put off under load: answered with a cookie, or more than their source may send.
     pub rate_limited: u64,
     /// Opened, but not taken by the TUN.
     pub tun_failed: u64,

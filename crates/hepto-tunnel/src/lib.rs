@@ -25,11 +25,13 @@ mod batch;
 #[cfg(feature = "without-crypto")]
 mod clear;
 mod delivery;
+mod observer;
 mod packet;
 mod peer;
 mod protocol;
 mod queue;
 mod rx;
+mod source;
 mod table;
 mod timer;
 mod tx;
@@ -37,6 +39,7 @@ mod wake;
 
 pub use counter::Counters;
 pub use error::Error;
+pub use observer::{Observer, View};
 pub use offload::ladder::Offload;
 pub use peer::{PeerConfig, PeerReport};
 pub use socket::{Messenger, Socket};

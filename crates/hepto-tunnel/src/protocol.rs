@@ -1,20 +1,24 @@
 //! boringtun, and nothing else knows it: handshakes, sessions, cookies and their clocks.
 //!
-//! Four of its habits shape this file. It starts a handshake by itself when asked to seal without a session, so sealing
+//! Five of its habits shape this file. It starts a handshake by itself when asked to seal without a session, so sealing
 //! needs a [`Sealer`], which exists only while there is one. It queues 256 packets meanwhile; our own queue is
 //! [`queue`](crate::queue). Its rate limiter counts a handshake wherever it is shown one, so the door has a limited one
-//! and every peer an unlimited one. And after 90 s without an answer it says `ConnectionExpired` at every tick until
+//! and every peer an unlimited one. That limiter lets a source do anything once it has returned its cookie, so the door counts
+//! [each source](crate::source) itself. And after 90 s without an answer it says `ConnectionExpired` at every tick until
 //! someone starts a handshake anew.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519::{PublicKey, StaticSecret};
+
+use crate::source::Sources;
 
 /// What sealing adds to a packet: header 16, tag 16 bytes.
 pub(crate) const OVERHEAD: usize = 32;
@@ -25,7 +29,8 @@ pub(crate) const HANDSHAKE: usize = 148;
 /// Bits of a receiver index that belong to the session, below those of the peer.
 const SESSION_BITS: u32 = 8;
 
-/// Handshake messages a second, of all sources together, beyond which a source must first return a cookie.
+/// Handshake messages a second, of all sources together, beyond which a source must first return a cookie, and may send
+/// only so many.
 const HANDSHAKES_PER_SECOND: u64 = 100;
 
 /// A WireGuard message by its first four bytes and its length. The index names our peer (24 bits).
@@ -60,6 +65,9 @@ pub(crate) struct Door {
     private: StaticSecret,
     public: PublicKey,
     limiter: RateLimiter,
+    /// Handshake messages of this second, of all sources: as the limiter counts, which does not tell.
+    asked: AtomicU64,
+    sources: Mutex<Sources>,
     unlimited: Arc<RateLimiter>,
 }
 
@@ -70,6 +78,8 @@ pub(crate) enum Admission {
     Pass,
     /// Too many: send the first so many bytes of the buffer (a cookie) back.
     Cookie(usize),
+    /// Too many of this source, which has shown its cookie.
+    Often,
     /// Not meant for our key, or forged.
     Refused,
 }
@@ -80,6 +90,8 @@ impl Door {
         let public = PublicKey::from(&private);
         Door {
             limiter: RateLimiter::new(&public, HANDSHAKES_PER_SECOND),
+            asked: AtomicU64::new(0),
+            sources: Mutex::new(Sources::new(Instant::now())),
             unlimited: Arc::new(RateLimiter::new(&public, u64::MAX)),
             private,
             public,
@@ -95,10 +107,21 @@ impl Door {
     /// every peer out, as nobody could prove to be another than the attacker.
     pub(crate) fn admit(&self, source: IpAddr, datagram: &[u8], reply: &mut [u8]) -> Admission {
         match self.limiter.verify_packet(Some(source), datagram, reply) {
+            Ok(_) if self.is_often(source) => Admission::Often,
             Ok(_) => Admission::Pass,
             Err(TunnResult::WriteToNetwork(cookie)) => Admission::Cookie(cookie.len()),
             Err(_) => Admission::Refused,
         }
+    }
+
+    /// Counts a message that the limiter let through. True when it is under load, and so has seen a valid cookie of this
+    /// source, which asks too often.
+    fn is_often(&self, source: IpAddr) -> bool {
+        if self.asked.fetch_add(1, Ordering::Relaxed) < HANDSHAKES_PER_SECOND {
+            return false;
+        }
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        !sources.admit(source, Instant::now())
     }
 
     /// The public key that an initiation's sender claims, which only our private key can read.
@@ -116,6 +139,7 @@ impl Door {
     /// Starts a new second of the limit. Called each second.
     pub(crate) fn new_second(&self) {
         self.limiter.reset_count();
+        self.asked.store(0, Ordering::Relaxed);
     }
 }
 
@@ -435,5 +459,100 @@ mod tests {
             door.admit(elsewhere, &second, &mut reply),
             Admission::Cookie(64)
         );
+    }
+
+    /// A cookie is no licence: whoever has one, or has overheard a message with one, must leave time for the others.
+    #[test]
+    fn a_source_with_a_cookie_is_limited_and_no_other_is() {
+        let (mut a, _) = pair();
+        let door = Door::new(B);
+        let mut reply = [0; HANDSHAKE];
+        let flooder: IpAddr = "192.0.2.1".parse().expect("an address");
+        let first = initiation(&mut a);
+        while door.admit(flooder, &first, &mut reply) == Admission::Pass {}
+        assert_eq!(carry(&mut a, &reply[..64]).0, Opened::Cookie);
+        let second = initiation(&mut a);
+        let start = Instant::now();
+        let passed = (0..2000)
+            .filter(|_| match door.admit(flooder, &second, &mut reply) {
+                Admission::Pass => true,
+                Admission::Often => false,
+                other => panic!("its cookie is valid: {other:?}"),
+            })
+            .count();
+        // A burst of five and twenty a second; a busy machine takes its time.
+        let most = 6 + start.elapsed().as_millis() as usize / 50;
+        assert!((5..=most).contains(&passed), "{passed} of {most}");
+
+        let other: IpAddr = "192.0.2.2".parse().expect("an address");
+        let mut b = Protocol::new(&Door::new([0x33; 32]), public(B), PSK, 3);
+        let third = initiation(&mut b);
+        assert_eq!(door.admit(other, &third, &mut reply), Admission::Cookie(64));
+        assert_eq!(carry(&mut b, &reply[..64]).0, Opened::Cookie);
+        let fourth = initiation(&mut b);
+        assert_eq!(door.admit(other, &fourth, &mut reply), Admission::Pass);
+        door.new_second();
+        assert_eq!(
+            door.admit(flooder, &second, &mut reply),
+            Admission::Pass,
+            "no load, no limit"
+        );
+    }
+
+    /// RFC 6479's sliding window, 1024 wide here as in the kernel: late is fine, twice or too late is not.
+    #[test]
+    fn the_replay_window_takes_each_once_and_not_too_late() {
+        let (mut a, mut b) = pair();
+        connect(&mut a, &mut b);
+        let packet = [
+            &[0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1][..],
+            &[10, 0, 0, 2],
+        ]
+        .concat();
+        let sealed: Vec<Vec<u8>> = (0..3000)
+            .map(|_| {
+                let mut out = vec![0; 256];
+                let length = a.sealer().expect("a session").seal(&packet, &mut out);
+                out.truncate(length);
+                out
+            })
+            .collect();
+        let counters: Vec<&[u8]> = sealed.iter().map(|datagram| &datagram[8..16]).collect();
+        assert!(counters.windows(2).all(|pair| pair[0] != pair[1]));
+        let mut open = |number: usize| carry(&mut b, &sealed[number]).0;
+        let taken = |opened: &Opened| matches!(opened, Opened::Packet { .. });
+        for number in [0, 5, 3, 4, 1, 2, 999] {
+            assert!(taken(&open(number)), "{number} out of order");
+            assert_eq!(open(number), Opened::Refused, "{number} again");
+        }
+        assert!(taken(&open(998 - 900)), "late by nine hundred");
+        assert!(taken(&open(2999)));
+        for number in [6, 999, 1000, 1500] {
+            assert_eq!(open(number), Opened::Refused, "{number} is far too late");
+        }
+        for number in 2100..2999 {
+            assert!(taken(&open(number)), "{number} is not");
+        }
+        assert_eq!(open(2500), Opened::Refused);
+    }
+
+    /// What boringtun's `Tunn` seals as data, whoever asks for it, has a counter of its own.
+    #[test]
+    fn no_counter_is_used_twice_also_over_renewals() {
+        let (mut a, mut b) = pair();
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..5 {
+            connect(&mut a, &mut b);
+            for side in [&mut a, &mut b] {
+                for _ in 0..100 {
+                    let mut out = [0; HANDSHAKE];
+                    let length = side.sealer().expect("a session").seal(&[], &mut out);
+                    assert_eq!(length, OVERHEAD);
+                    // The receiver's index and the counter, which the nonce is made of.
+                    assert!(seen.insert(out[4..16].to_vec()));
+                }
+            }
+        }
+        assert_eq!(seen.len(), 1000);
     }
 }

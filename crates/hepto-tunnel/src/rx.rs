@@ -223,6 +223,7 @@ impl Receiver {
                     self.post(&reply[..length], endpoint);
                     return;
                 }
+                Admission::Often => return shared.meter.drop(Reason::RateLimited, 1),
                 Admission::Refused => return shared.meter.drop(Reason::HandshakeRefused, 1),
             }
         }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use zeroize::Zeroizing;
 
-use crate::batch::Flushed;
+use crate::batch::{Flushed, Refusal};
 use crate::counter::{Counters, Meter};
 use crate::error::Error;
+use crate::observer::Observer;
 use crate::offload::ladder::{self, Ladder, Offload};
 use crate::peer::{Patience, Peer, PeerConfig, PeerReport};
 use crate::protocol::{Door, HANDSHAKE};
@@ -87,8 +88,10 @@ impl Shared {
     pub(crate) fn flushed(&self, flushed: Flushed, table: &Table) {
         self.meter
             .drop(crate::counter::Reason::SendFailed, flushed.lost);
-        if flushed.segments_refused {
-            self.ladder.drop_segments();
+        match flushed.refusal {
+            Some(Refusal::Support) => self.ladder.drop_segments(),
+            Some(Refusal::Length(length)) => self.ladder.limit_segments(length),
+            None => {}
         }
         if flushed.unbound.is_some() {
             for entry in table.entries() {
@@ -242,6 +245,11 @@ impl Tunnel {
             .collect()
     }
 
+    /// Looks at the tunnel from elsewhere.
+    pub fn observer(&self) -> Observer {
+        Observer(Arc::downgrade(&self.shared))
+    }
+
     /// Counters of the whole tunnel since its start.
     pub fn counters(&self) -> Counters {
         self.shared.meter.read()
@@ -287,6 +295,7 @@ impl Tunnel {
     /// session, so that a peer that only sends to us learns where to. To be called after each change; without it, a
     /// silent node is found again at its next keepalive.
     pub fn moved(&self) {
+        self.shared.ladder.forget_limit();
         let mut out = [0; HANDSHAKE];
         for entry in self.shared.table.load().entries() {
             entry.peer.unbind(None);

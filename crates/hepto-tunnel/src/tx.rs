@@ -144,7 +144,7 @@ impl Sender {
     fn seal_run(&mut self, run: Range<usize>, slot: u32, table: &Table, shared: &Shared) {
         let peer = table.peer(slot);
         let endpoint = peer.endpoint();
-        let join = shared.ladder.segments();
+        let joins_below = shared.ladder.joins_below();
         let mut state = peer.lock();
         let Some((mut sealer, endpoint)) = state.protocol.sealer().zip(endpoint) else {
             self.queue_run(run, peer, &mut state, shared);
@@ -168,7 +168,7 @@ impl Sender {
                     shared.flushed(outbox.flush(&shared.socket), table);
                 }
                 let length = sealer.seal(segment, outbox.free());
-                outbox.push(length, endpoint, join);
+                outbox.push(length, endpoint, length < joins_below);
                 packets += 1;
                 octets += segment.len() as u64;
             }

@@ -10,7 +10,7 @@ use std::ptr;
 use crate::address::{Family, Name, in_addr};
 
 pub(crate) use inbox::{Inbox, SLOTS, Slice};
-pub(crate) use outbox::{Flushed, Outbox};
+pub(crate) use outbox::{Flushed, Outbox, Refusal};
 
 /// Messages a send. More saves no measurable time and costs latency.
 pub(crate) const MESSAGES: usize = 64;

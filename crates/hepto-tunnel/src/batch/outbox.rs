@@ -14,6 +14,9 @@ const SEGMENTS: usize = 64;
 /// Bytes of one segmented send, so that it is a datagram that either family can carry.
 const SEND: usize = 65_487;
 
+/// The longest payload of a datagram that fits any link with IPv6: its least MTU, 1280, less the headers.
+const NARROWEST: usize = 1280 - 48;
+
 /// Sends of one batch. What is sealed beyond it makes the batch be sent first.
 const LETTERS: usize = 4 * MESSAGES;
 
@@ -53,8 +56,30 @@ pub(crate) struct Flushed {
     pub(crate) lost: u64,
     /// An endpoint whose local address the kernel no longer has.
     pub(crate) unbound: Option<Endpoint>,
-    /// The kernel refused a segmented send whose datagrams it took one by one, and not for their size.
-    pub(crate) segments_refused: bool,
+    /// The kernel refused a segmented send whose datagrams it took one by one.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// Why a segmented send was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The kernel, or the way out, has no such sends.
+    Support,
+    /// A datagram of this length is above the way out's MTU: alone it is fragmented, in a train it is refused.
+    Length(usize),
+}
+
+impl Refusal {
+    /// EMSGSIZE always speaks of length. EINVAL does too until Linux 6.18, but not of datagrams that every link that
+    /// carries IPv6 carries.
+    fn of(error: &io::Error, segment: usize) -> Option<Refusal> {
+        match error.raw_os_error() {
+            Some(libc::EMSGSIZE) => Some(Refusal::Length(segment)),
+            Some(libc::EINVAL) if segment > NARROWEST => Some(Refusal::Length(segment)),
+            Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP) => Some(Refusal::Support),
+            _ => None,
+        }
+    }
 }
 
 impl Outbox {
@@ -176,13 +201,10 @@ impl Outbox {
 
     /// A letter that was refused: its datagrams one by one, if its error says that this may help.
     fn retry(&self, letter: &Letter, error: &io::Error, socket: &Socket, flushed: &mut Flushed) {
-        let refused = matches!(
-            error.raw_os_error(),
-            Some(libc::EINVAL | libc::EIO | libc::EOPNOTSUPP)
-        );
-        let in_pieces =
-            letter.count > 1 && (refused || error.raw_os_error() == Some(libc::EMSGSIZE));
-        if !in_pieces && (letter.endpoint.local.is_none() || !may_be_the_local_address(error)) {
+        let refusal = Refusal::of(error, letter.segment).filter(|_| letter.count > 1);
+        if refusal.is_none()
+            && (letter.endpoint.local.is_none() || !may_be_the_local_address(error))
+        {
             flushed.lost += letter.count as u64;
             return;
         }
@@ -204,8 +226,9 @@ impl Outbox {
                 Err(_) => flushed.lost += 1,
             }
         }
-        // A packet above the path's MTU is refused in segments and fragmented without: that says nothing of others.
-        flushed.segments_refused |= refused && in_pieces && went && endpoint == letter.endpoint;
+        if went && endpoint == letter.endpoint {
+            flushed.refusal = refusal.or(flushed.refusal);
+        }
     }
 
     /// Acts as if the kernel had refused the first letter.

@@ -122,7 +122,7 @@ fn a_local_address_that_is_gone_is_given_up() {
         let expected = Flushed {
             lost: 0,
             unbound: Some(gone),
-            segments_refused: false,
+            refusal: None,
         };
         assert_eq!(flushed, expected, "that says nothing of segments");
         assert_eq!(receive(&b, 2).len(), 2, "sent again without it");
@@ -135,24 +135,30 @@ fn a_train_above_the_path_is_sent_in_pieces_and_blames_no_one() {
     // Loopback carries 65,536 bytes: a datagram must exceed that to be too big, so the refusal is made by hand.
     let mut outbox = Outbox::new(1 << 10);
     let to = endpoint("127.0.0.1", b.port(), None);
-    for _ in 0..3 {
-        outbox.push(100, to, true);
-    }
-    for (errno, blames) in [
-        (libc::EMSGSIZE, false),
-        (libc::EIO, true),
-        (libc::EINVAL, true),
+    let (short, long) = (100, 1400);
+    for (errno, length, blames) in [
+        (libc::EMSGSIZE, short, Refusal::Length(short)),
+        (libc::EMSGSIZE, long, Refusal::Length(long)),
+        (libc::EINVAL, long, Refusal::Length(long)),
+        (libc::EINVAL, short, Refusal::Support),
+        (libc::EIO, short, Refusal::Support),
+        (libc::EIO, long, Refusal::Support),
     ] {
+        let mut outbox = Outbox::new(1 << 13);
+        for _ in 0..3 {
+            outbox.push(length, to, true);
+        }
         let mut flushed = Flushed::default();
         outbox.refuse_first(errno, &a, &mut flushed);
-        assert_eq!(
-            flushed,
-            Flushed {
-                segments_refused: blames,
-                ..Flushed::default()
-            }
-        );
+        let expected = Flushed {
+            refusal: Some(blames),
+            ..Flushed::default()
+        };
+        assert_eq!(flushed, expected, "errno {errno}, {length} bytes");
         assert_eq!(receive(&b, 3).len(), 3, "errno {errno}");
+    }
+    for _ in 0..3 {
+        outbox.push(100, to, true);
     }
     let mut flushed = Flushed::default();
     outbox.refuse_first(libc::ENOBUFS, &a, &mut flushed);

@@ -1,6 +1,6 @@
 //! What the kernel at hand can do, rung by rung, and what it turned out not to.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// The offloads. As an option: those that may be used. As a report: those that are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub(crate) struct Ladder {
     uso: AtomicBool,
     udp_segment: AtomicBool,
     udp_gro: AtomicBool,
+    /// Datagrams of this many bytes and more do not pass the way out in trains, though the kernel has them.
+    too_long: AtomicUsize,
 }
 
 impl Ladder {
@@ -55,6 +57,7 @@ impl Ladder {
             uso: AtomicBool::new(found.uso),
             udp_segment: AtomicBool::new(found.udp_segment),
             udp_gro: AtomicBool::new(found.udp_gro),
+            too_long: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -68,8 +71,28 @@ impl Ladder {
         }
     }
 
-    pub(crate) fn segments(&self) -> bool {
-        self.udp_segment.load(Ordering::Relaxed)
+    /// Shorter datagrams than this may leave in one send. Zero when none may.
+    pub(crate) fn joins_below(&self) -> usize {
+        if self.udp_segment.load(Ordering::Relaxed) {
+            self.too_long.load(Ordering::Relaxed)
+        } else {
+            0
+        }
+    }
+
+    /// The way out is narrower than a train of datagrams of this length.
+    pub(crate) fn limit_segments(&self, length: usize) {
+        if self.too_long.fetch_min(length, Ordering::Relaxed) > length {
+            tracing::info!(
+                length,
+                "the uplink's MTU is below the tunnel's needs: datagrams from this length on leave one by one and in fragments; raise the MTU, or lower network.mtu on all nodes"
+            );
+        }
+    }
+
+    /// The way out may be another now: what was too long for it may not be any more.
+    pub(crate) fn forget_limit(&self) {
+        self.too_long.store(usize::MAX, Ordering::Relaxed);
     }
 
     /// The kernel refused a segmented send that it took in pieces.
@@ -147,6 +170,22 @@ mod tests {
         );
         ladder.drop_joined(true);
         assert_eq!(ladder.read(), Offload::NONE);
+    }
+
+    #[test]
+    fn a_narrow_way_limits_trains_until_there_is_another() {
+        let ladder = Ladder::new(Offload::ALL);
+        assert_eq!(ladder.joins_below(), usize::MAX);
+        ladder.limit_segments(1400);
+        ladder.limit_segments(1450);
+        assert_eq!(ladder.joins_below(), 1400);
+        assert_eq!(ladder.read(), Offload::ALL);
+        ladder.forget_limit();
+        assert_eq!(ladder.joins_below(), usize::MAX);
+        ladder.drop_segments();
+        assert_eq!(ladder.joins_below(), 0);
+        ladder.forget_limit();
+        assert_eq!(ladder.joins_below(), 0, "a rung that broke stays broken");
     }
 
     #[test]
