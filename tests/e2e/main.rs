@@ -20,6 +20,7 @@ mod scan;
 mod secret;
 mod stop;
 mod wait;
+mod wg;
 
 use std::time::Duration;
 

@@ -10,6 +10,7 @@ use crate::plan::{Action, Step, Subject};
 use crate::settings::{Gateway, UPLINK, UplinkKind};
 use crate::state::{Origin, Route};
 use crate::sysctl::{self, Reported};
+use crate::tune::Tuner;
 
 /// What steps are carried out with.
 pub(crate) struct Hands<'a> {
@@ -20,6 +21,7 @@ pub(crate) struct Hands<'a> {
     pub ruleset: Option<&'a Ruleset>,
     pub overlay: &'a str,
     pub reported: &'a mut Reported,
+    pub tuner: &'a mut Tuner,
 }
 
 /// Carries out all steps but those about a subject that failed before; the failures, in order.
@@ -48,6 +50,10 @@ impl Hands<'_> {
             Action::LoadFirewall => self.load_firewall().await,
             Action::UnloadFirewall => self.unload_firewall().await,
             Action::MakeLink { kind, parent, mac } => self.make_link(*kind, parent, *mac).await,
+            Action::Tune { parent } => {
+                self.tuner.tune(parent);
+                Ok(())
+            }
             action => {
                 self.change(self.index(step.subject).await?, step.subject, action)
                     .await
@@ -110,7 +116,8 @@ impl Hands<'_> {
             Action::SetSysctl { .. }
             | Action::LoadFirewall
             | Action::UnloadFirewall
-            | Action::MakeLink { .. } => {
+            | Action::MakeLink { .. }
+            | Action::Tune { .. } => {
                 unreachable!("these are not about a link that is there")
             }
         }
@@ -121,6 +128,7 @@ impl Hands<'_> {
             Subject::Namespace => "lo",
             Subject::Overlay => self.overlay,
             Subject::Uplink => UPLINK,
+            Subject::Parent => unreachable!("it is the host's, and has its own steps"),
         };
         match self.node.link(name).await? {
             Some(link) => Ok(link.index),

@@ -13,6 +13,7 @@
 pub mod address;
 mod apply;
 mod error;
+pub mod ethtool;
 mod firewall;
 pub mod lab;
 pub mod namespace;
@@ -23,6 +24,7 @@ mod settings;
 pub mod state;
 mod sysctl;
 mod teardown;
+mod tune;
 mod watch;
 
 pub use address::host_addresses;
@@ -34,5 +36,6 @@ pub use plan::Step;
 pub use settings::{
     Firewall, Gateway, OpenPort, Overlay, Proto, Settings, UPLINK, Uplink, UplinkKind,
 };
+pub use state::Tuning;
 pub use teardown::teardown;
 pub use watch::{Event, ParentChange, PodRoute};

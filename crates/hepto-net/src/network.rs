@@ -16,10 +16,11 @@ use crate::netlink::{self, Netlink};
 use crate::plan::{Step, plan, refuse};
 use crate::settings::{Settings, UPLINK, UplinkKind};
 use crate::state::{
-    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLink, Parent,
+    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLink, Parent, Tuning,
 };
 use crate::sysctl::{self, Reported};
 use crate::teardown;
+use crate::tune::{self, Tuner};
 use crate::watch::{self, Event, ParentChange, Wake, Watch};
 
 /// How often a change may call for another, as when removing an address takes a route along.
@@ -36,6 +37,7 @@ pub struct Network {
     ruleset: Option<Ruleset>,
     watch: Watch,
     reported: Reported,
+    tuner: Tuner,
     /// Whether this kernel has IPv6; it may be switched off at boot.
     ipv6: bool,
     /// Addresses that were refused as duplicates are tried again once after a start and when the parent is up again.
@@ -77,6 +79,12 @@ impl Network {
             &settings.uplink.addresses,
             &address::addresses_of(&host).await?,
         )?;
+        if !settings.uplink.tune
+            && let Err(error) = tune::release(&settings.uplink.parent)
+        {
+            // Of a run that died, and was to do it.
+            tracing::warn!(%error, "still on; turn it off by hand if it disturbs");
+        }
         let tools = Tools::find();
         let opened = namespace::open(&settings.namespace, &settings.marker)?;
         let name = settings.namespace.clone();
@@ -125,6 +133,7 @@ impl Network {
             )
             .map_err(failed)?,
             reported: Reported::default(),
+            tuner: Tuner::new(settings.uplink.tune),
             ipv6: sysctl::has_ipv6(),
             retry_duplicates: true,
             left_over: Vec::new(),
@@ -254,6 +263,11 @@ impl Network {
         plan(&desired, &links)
     }
 
+    /// How the host's interface stands with what `tune` asks for; None when it does not, or while there is no interface.
+    pub fn tuning(&self) -> Option<Tuning> {
+        self.tuner.observe(&self.settings.uplink.parent)
+    }
+
     /// Deletes the link into the mesh, if it is there. The tunnel has let go of it before.
     pub async fn remove_overlay(&mut self) -> Result<(), Error> {
         match self.node.link(&self.settings.overlay.link).await? {
@@ -268,9 +282,12 @@ impl Network {
             settings,
             node,
             entry,
+            mut tuner,
             ..
         } = self;
-        teardown::close(&settings.namespace, node, entry).await
+        let mut errors = teardown::close(&settings.namespace, node, entry).await;
+        errors.extend(tuner.release(&settings.uplink.parent).err());
+        errors
     }
 
     fn desired(&self) -> Desired {
@@ -305,6 +322,7 @@ impl Network {
                 addresses: nets(&addresses),
                 auto: auto.then(|| address::token(marker)),
                 gateways: gateways.copied().collect(),
+                tune: uplink.tune,
                 retry_duplicates: self.retry_duplicates,
             }),
             overlay: DesiredOverlay {
@@ -373,7 +391,11 @@ impl Network {
                 .any(|link| link.index == netlink::LOOPBACK && link.up),
             sysctls: BTreeMap::new(),
             firewall: None,
-            parent: parent(&self.host.links().await?, &self.settings.uplink.parent),
+            parent: parent(
+                &self.host.links().await?,
+                &self.settings.uplink.parent,
+                &self.tuner,
+            ),
             uplink: observed(UPLINK),
             overlay: observed(&self.settings.overlay.link),
         })
@@ -406,6 +428,7 @@ impl Network {
             ruleset: self.ruleset.as_ref(),
             overlay: &self.settings.overlay.link,
             reported: &mut self.reported,
+            tuner: &mut self.tuner,
         };
         apply(&mut hands, steps).await
     }
@@ -431,7 +454,7 @@ fn uplink_state(observed: &Observed) -> UplinkState {
 }
 
 /// The host's interface with what the checks need to know.
-fn parent(links: &[Link], name: &str) -> Option<Parent> {
+fn parent(links: &[Link], name: &str, tuner: &Tuner) -> Option<Parent> {
     let link = links.iter().find(|link| link.name == name)?;
     let master = links
         .iter()
@@ -448,6 +471,7 @@ fn parent(links: &[Link], name: &str) -> Option<Parent> {
         link: link.clone(),
         master: master.map(|master| master.name.clone()),
         carries,
+        tuning: tuner.observe(name),
     })
 }
 

@@ -10,7 +10,7 @@ use crate::netlink::is_link_local;
 use crate::settings::{Gateway, UplinkKind};
 use crate::state::{
     Address, Desired, DesiredOverlay, DesiredUplink, Kind, Observed, ObservedLink, Origin, Parent,
-    Route,
+    Route, Tuning,
 };
 
 pub use step::{Action, Step, Subject};
@@ -84,6 +84,14 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
             &mut Steps {
                 steps: &mut steps,
                 subject: Subject::Uplink,
+            },
+            desired,
+            observed,
+        );
+        tune(
+            &mut Steps {
+                steps: &mut steps,
+                subject: Subject::Parent,
             },
             desired,
             observed,
@@ -178,6 +186,19 @@ fn uplink(steps: &mut Steps, desired: &DesiredUplink, observed: &Observed) {
         }
         // Waiting for the parent.
         (None, None) => {}
+    }
+}
+
+/// Last: it makes the tunnel faster, and nothing depends on it.
+fn tune(steps: &mut Steps, desired: &DesiredUplink, observed: &Observed) {
+    let tuning = observed
+        .parent
+        .as_ref()
+        .and_then(|parent| parent.tuning.as_ref());
+    if desired.tune && matches!(tuning, Some(Tuning::Off | Tuning::Unheld)) {
+        steps.push(Action::Tune {
+            parent: desired.parent.clone(),
+        });
     }
 }
 

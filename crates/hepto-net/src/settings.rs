@@ -39,6 +39,8 @@ pub struct Uplink {
     pub addresses: Vec<IpNet>,
     /// Default routers, in order of preference within a family.
     pub gateways: Vec<Gateway>,
+    /// Whether the parent, which is the host's, may be told to forward joined UDP datagrams; undone at the end.
+    pub tune: bool,
 }
 
 /// How the uplink shares its parent.

@@ -152,6 +152,8 @@ pub struct DesiredUplink {
     pub auto: Option<[u8; 8]>,
     /// Default routers.
     pub gateways: Vec<Gateway>,
+    /// The parent forwards joined UDP datagrams.
+    pub tune: bool,
     /// Try once more those addresses that duplicate address detection refused.
     pub retry_duplicates: bool,
 }
@@ -193,6 +195,25 @@ pub struct Parent {
     pub master: Option<String>,
     /// The kind of a virtual link on it that is in the host's own namespace; those in others cannot be seen.
     pub carries: Option<UplinkKind>,
+    /// How it stands with forwarding joined UDP datagrams, when that was asked for.
+    pub tuning: Option<Tuning>,
+}
+
+/// How the host's interface stands with `rx-udp-gro-forwarding`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tuning {
+    /// It, or the kernel, has no such feature (Linux 5.12).
+    Absent,
+    /// Off.
+    Off,
+    /// On because its owner wants it on: nothing will be undone.
+    Owner,
+    /// Turned on by a node, of which this one has not taken note yet.
+    Unheld,
+    /// On, and turned off again when the last node lets go of it, this one among them.
+    On,
+    /// The kernel could not be asked, or did not do it, for this reason.
+    Refused(String),
 }
 
 /// A link with what hangs on it.

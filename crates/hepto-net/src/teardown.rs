@@ -3,10 +3,18 @@
 use crate::error::Error;
 use crate::namespace::{self, Entry};
 use crate::netlink::{self, LOOPBACK, Netlink};
+use crate::tune;
 
-/// Takes the network away of a node whose process died. A node that has none is no failure; a namespace that is not
+/// Takes the network away of a node whose process died, and undoes what it did to `parent`, the host's interface, if no
+/// other node lives with that. A node that has none is no failure; a namespace that is not
 /// this node's is left alone, and is one.
-pub async fn teardown(namespace: &str, marker: &str) -> Vec<Error> {
+pub async fn teardown(namespace: &str, marker: &str, parent: &str) -> Vec<Error> {
+    let mut errors = remove(namespace, marker).await;
+    errors.extend(tune::release(parent).err());
+    errors
+}
+
+async fn remove(namespace: &str, marker: &str) -> Vec<Error> {
     let entry = match namespace::find(namespace, marker) {
         Ok(Some(entry)) => entry,
         // Perhaps the empty file of a run that died before it mounted on it.

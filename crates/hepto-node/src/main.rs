@@ -18,6 +18,7 @@ mod secret;
 mod state;
 mod status;
 mod target;
+mod uapi;
 
 use std::process::ExitCode;
 

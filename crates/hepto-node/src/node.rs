@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::fault::Fault;
 use crate::secret;
 use crate::state::{State, remember_identity};
+use crate::uapi::Uapi;
 pub use fixed::{Fixed, fixed};
 use life::Life;
 use service::Signals;
@@ -142,7 +143,9 @@ async fn with_tunnel(start: &mut Start<'_>, network: &mut Network) -> Result<(),
     });
     let options = Options::new(start.identity.wireguard_private());
     let tunnel = Tunnel::start(options, tun, socket, sink)?;
+    let uapi = Uapi::serve(start.state.run_directory(), tunnel.observer());
     let ran = with_mesh(start, receiver, network, &tunnel).await;
+    start.failures.extend(uapi.close());
     tunnel.stop();
     ran
 }

@@ -44,6 +44,10 @@ pub struct NetworkStatus {
     pub addresses: Vec<IpNet>,
     /// The firewall: `on` or `off`.
     pub firewall: String,
+    /// With `network.tune_host`, how the host's interface stands with `rx-udp-gro-forwarding`: `on` until the last node
+    /// stops, `owner` (it was on already), `off`, `absent` or `refused`.
+    #[serde(default)]
+    pub tune_host: Option<String>,
 }
 
 /// The link to the host's interface.
@@ -325,6 +329,7 @@ mod tests {
                     "192.168.1.123/24".parse().expect("v4"),
                 ],
                 firewall: "on".into(),
+                tune_host: None,
             },
             mesh: MeshStatus {
                 addresses: vec![

@@ -16,6 +16,8 @@ pub enum Subject {
     Overlay,
     /// The link to the outside.
     Uplink,
+    /// The host's interface that carries it.
+    Parent,
 }
 
 impl fmt::Display for Subject {
@@ -24,6 +26,7 @@ impl fmt::Display for Subject {
             Subject::Namespace => "namespace",
             Subject::Overlay => "overlay",
             Subject::Uplink => "uplink",
+            Subject::Parent => "parent",
         })
     }
 }
@@ -78,6 +81,11 @@ pub enum Action {
     SetQueue(u32),
     /// Sets the interface identifier for addresses from router advertisements.
     SetToken([u8; 8]),
+    /// Turns `rx-udp-gro-forwarding` of the host's interface on, or takes note that a node did.
+    Tune {
+        /// The interface.
+        parent: String,
+    },
     /// Adds an address.
     AddAddress(IpNet),
     /// Removes an address.
@@ -115,6 +123,7 @@ impl fmt::Display for Action {
             }
             Action::DeleteLink => f.write_str("delete"),
             Action::SetL2 => f.write_str("put back to L2 mode"),
+            Action::Tune { parent } => write!(f, "have {parent} forward joined UDP datagrams"),
             Action::SetMtu(mtu) => write!(f, "set the MTU to {mtu}"),
             Action::SetQueue(length) => write!(f, "set the queue's length to {length}"),
             Action::SetToken(token) => write!(

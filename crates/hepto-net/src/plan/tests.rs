@@ -36,6 +36,7 @@ fn parent() -> Parent {
         },
         master: None,
         carries: None,
+        tuning: None,
     }
 }
 
@@ -88,6 +89,7 @@ fn desired() -> Desired {
                 gateway("2001:db8:1::ffff", false),
                 gateway("192.168.2.254", true),
             ],
+            tune: true,
             retry_duplicates: false,
         }),
         overlay: DesiredOverlay {
@@ -356,6 +358,29 @@ fn parents_that_cannot_carry_the_uplink_are_refused() {
     );
 }
 
+#[test]
+fn the_parent_is_tuned_where_that_is_allowed_and_possible() {
+    let with = |tuning: Tuning, tune: bool| {
+        let (mut desired, mut observed) = (desired(), settled());
+        desired.uplink.as_mut().unwrap().tune = tune;
+        observed.parent.as_mut().unwrap().tuning = Some(tuning);
+        text(&plan(&desired, &observed))
+    };
+    let step = "parent: have ens1 forward joined UDP datagrams\n";
+    for tuning in [Tuning::Off, Tuning::Unheld] {
+        assert_eq!(with(tuning.clone(), true), step);
+        assert_eq!(with(tuning, false), "");
+    }
+    for tuning in [
+        Tuning::Absent,
+        Tuning::Owner,
+        Tuning::On,
+        Tuning::Refused(String::new()),
+    ] {
+        assert_eq!(with(tuning, true), "");
+    }
+}
+
 /// What the kernel makes of the steps, as far as plans depend on it.
 fn carry_out(steps: &[Step], mut observed: Observed) -> Observed {
     for Step { subject, action } in steps {
@@ -371,6 +396,9 @@ fn carry_out(steps: &[Step], mut observed: Observed) -> Observed {
             (_, Action::MakeLink { kind, mac, .. }) => {
                 assert!(observed.uplink.is_none(), "the name is taken");
                 observed.uplink = Some(made(&parent.expect("a link needs a parent"), *kind, *mac));
+            }
+            (_, Action::Tune { .. }) => {
+                observed.parent.as_mut().unwrap().tuning = Some(Tuning::On);
             }
             (Subject::Overlay, action) => change(observed.overlay.as_mut().unwrap(), action),
             (_, action) => change(observed.uplink.as_mut().unwrap(), action),

@@ -93,7 +93,10 @@ fn namespaces_of_others_are_refused_and_left_alone() {
                         .unwrap()
                         .contains(&format!("ip netns delete {NAMESPACE}"))
                 );
-                assert_eq!(codes(&teardown(NAMESPACE, MARKER).await), ["E-NET-FOREIGN"]);
+                assert_eq!(
+                    codes(&teardown(NAMESPACE, MARKER, "ens1").await),
+                    ["E-NET-FOREIGN"]
+                );
                 assert!(ip("netns list").contains(NAMESPACE), "it is still there");
             }
             ip(&format!("netns delete {NAMESPACE}"));
@@ -122,7 +125,10 @@ fn a_name_taken_by_something_else_is_refused_and_left_alone() {
                 let error = refused(settings()).await;
                 assert_eq!(error.code(), "E-NET-PIN");
                 assert!(error.to_string().contains(found), "{error}");
-                assert_eq!(codes(&teardown(NAMESPACE, MARKER).await), ["E-NET-PIN"]);
+                assert_eq!(
+                    codes(&teardown(NAMESPACE, MARKER, "ens1").await),
+                    ["E-NET-PIN"]
+                );
             };
             fs::create_dir_all(PIN).unwrap();
             refused_with("a directory").await;
@@ -148,10 +154,10 @@ fn a_run_that_died_half_way_is_in_no_ones_way() {
             close(open(settings()).await).await;
             fs::create_dir_all("/run/netns").unwrap();
             fs::File::create(PIN).unwrap();
-            assert_eq!(codes(&teardown(NAMESPACE, MARKER).await), [""; 0]);
+            assert_eq!(codes(&teardown(NAMESPACE, MARKER, "ens1").await), [""; 0]);
             assert_nothing_left();
             assert_eq!(
-                codes(&teardown(NAMESPACE, MARKER).await),
+                codes(&teardown(NAMESPACE, MARKER, "ens1").await),
                 [""; 0],
                 "twice is as good as once"
             );
@@ -179,7 +185,7 @@ fn a_run_killed_at_any_moment_is_in_no_ones_way() {
                 child.wait().unwrap();
                 if moment % 3 == 2 {
                     assert_eq!(
-                        codes(&teardown(NAMESPACE, MARKER).await),
+                        codes(&teardown(NAMESPACE, MARKER, "ens1").await),
                         [""; 0],
                         "{moment}"
                     );
@@ -193,7 +199,7 @@ fn a_run_killed_at_any_moment_is_in_no_ones_way() {
                     close(network).await;
                 }
             }
-            assert_eq!(codes(&teardown(NAMESPACE, MARKER).await), [""; 0]);
+            assert_eq!(codes(&teardown(NAMESPACE, MARKER, "ens1").await), [""; 0]);
             assert_nothing_left();
         },
     );
@@ -248,7 +254,7 @@ fn a_dead_nodes_network_is_taken_away() {
         // Someone still holds the namespace: the links must go all the same.
         let entry = network.entry();
         drop(network);
-        assert_eq!(codes(&teardown(NAMESPACE, MARKER).await), [""; 0]);
+        assert_eq!(codes(&teardown(NAMESPACE, MARKER, "ens1").await), [""; 0]);
         assert_nothing_left();
         let links = entry.run(|| run("ip", "-o link")).unwrap();
         assert!(

@@ -131,6 +131,7 @@ pub fn settings() -> Settings {
                 gateway("192.0.2.254", false),
                 gateway("2001:db8::ffff", false),
             ],
+            tune: false,
         },
         overlay: Overlay {
             link: "hepto0".into(),

@@ -8,4 +8,5 @@ mod firewall;
 mod ipvlan;
 mod lab;
 mod overlay;
+mod tune;
 mod uplink;

@@ -8,6 +8,7 @@ use clap::Args;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
 use super::Target;
+use crate::control::{Answer, Ask, Client};
 use crate::fault::{Exit, Fault};
 use crate::sandbox;
 use crate::target::{self, RunDirectory};
@@ -17,7 +18,7 @@ use crate::target::{self, RunDirectory};
 pub struct ExecArgs {
     #[command(flatten)]
     pub target: Target,
-    /// The node's network, hosts and resolv.conf alone, with the host's files and processes
+    /// The node's network, hosts, resolv.conf and tunnel socket alone, with the host's files and processes
     #[arg(long)]
     pub net: bool,
     /// The command and its arguments
@@ -32,12 +33,12 @@ pub fn run(args: ExecArgs) -> anyhow::Result<ExitCode> {
         .command
         .split_first()
         .ok_or_else(|| Fault::new("E-EXEC-COMMAND", "no command was given"))?;
-    if args.net {
+    if args.net || has_no_workload(&node) {
         return in_network(&node, program, arguments);
     }
     if sandbox::programs(&node.path).is_err() {
         let what = format!(
-            "the node {} has no namespaces of its own but the network (k3s is off, or has not started)",
+            "the node {} has no namespaces of its own but the network (k3s has not started, or the node is dead)",
             node.name()
         );
         return Err(Fault::new("E-EXEC-NO-SANDBOX", what)
@@ -45,6 +46,13 @@ pub fn run(args: ExecArgs) -> anyhow::Result<ExitCode> {
             .into());
     }
     inside(&node, program, arguments, &[])
+}
+
+/// Whether a node runs whose k3s is off: then its network is all that there is to enter.
+fn has_no_workload(node: &RunDirectory) -> bool {
+    let asked = Client::connect(&node.path).map_err(anyhow::Error::from);
+    let answer = asked.and_then(|mut client| client.ask(Ask::Status));
+    matches!(answer, Ok(Answer::Status(status)) if status.k3s.is_none())
 }
 
 /// The command takes this process's place, in the node's network.

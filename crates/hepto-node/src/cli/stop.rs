@@ -72,8 +72,10 @@ fn clean(run_directory: &Path) -> anyhow::Result<()> {
         let mut failures: Vec<String> = failures.iter().map(ToString::to_string).collect();
         if let Some(record) = &record {
             let marker = hepto_net::address::marker(&record.cluster, &record.node);
-            let network = hepto_net::teardown(&record.namespace, &marker).await;
+            let network = hepto_net::teardown(&record.namespace, &marker, &record.interface).await;
             failures.extend(network.iter().map(ToString::to_string));
+            let uapi = sandbox::uapi::release(None);
+            failures.extend(uapi.iter().map(ToString::to_string));
         }
         failures
     });

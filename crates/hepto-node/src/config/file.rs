@@ -64,6 +64,8 @@ pub struct NetworkSection {
     pub open: Option<Vec<Text>>,
     /// `on` or `none`.
     pub firewall: Option<Text>,
+    /// Whether the host's interface may be told to forward joined UDP datagrams.
+    pub tune_host: Option<Spanned<bool>>,
 }
 
 /// `[cluster]`: what all nodes have in common.

@@ -87,6 +87,8 @@ pub struct Network {
     pub open: Vec<OpenPort>,
     /// Whether the node filters what comes in.
     pub firewall: FirewallMode,
+    /// Whether the host's interface may be told to forward joined UDP datagrams while the node runs.
+    pub tune_host: bool,
 }
 
 /// How the uplink is made from the host's interface.

@@ -330,7 +330,6 @@ fn later(section: &str, key: Option<(&str, &DeValue<'_>)>) -> Option<&'static st
             "this version cannot take addresses from router advertisements yet"
         }
         ("network", Some("host_link")) => "this version has no link between host and node yet",
-        ("network", Some("tune_host")) => "this version does not tune the host's interface yet",
         ("cluster", Some("operator")) => "this version knows no operator's key yet",
         ("mesh", Some("addressing")) => {
             "this version computes overlay addresses in one way only, not yet in wesher's"

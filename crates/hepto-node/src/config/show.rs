@@ -44,6 +44,7 @@ struct Network {
     mtu: u16,
     open: Vec<String>,
     firewall: &'static str,
+    tune_host: bool,
 }
 
 /// As short as it may be written.
@@ -166,6 +167,7 @@ fn network(network: &super::Network) -> Network {
             FirewallMode::On => "on",
             FirewallMode::None => "none",
         },
+        tune_host: network.tune_host,
     }
 }
 

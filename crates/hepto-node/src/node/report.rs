@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hepto_mesh::core::{self, AnchorState, GossipState};
 use hepto_mesh::driver::Report;
-use hepto_net::UplinkState;
+use hepto_net::{Tuning, UplinkState};
 use hepto_tunnel::{Counters, Offload, PeerReport};
 
 use super::life::Life;
@@ -45,6 +45,7 @@ impl Life<'_> {
                     "off"
                 }
                 .into(),
+                tune_host: self.network.tuning().as_ref().map(tuning),
             },
             mesh: MeshStatus {
                 addresses: mesh.addresses.clone(),
@@ -82,6 +83,11 @@ impl Life<'_> {
             fix: Some(disk.fix.into()),
         }));
         problems.extend(self.workload.problem());
+        problems.extend(
+            self.network
+                .tuning()
+                .and_then(|tuning| untuned(&uplink.parent, &tuning)),
+        );
         match uplink.state.as_str() {
             "waiting" => problems.push(Problem {
                 code: "W-NET-PARENT-ABSENT".into(),
@@ -150,6 +156,31 @@ fn uplink(config: &Config, state: UplinkState) -> UplinkStatus {
         }
         .into(),
     }
+}
+
+fn tuning(tuning: &Tuning) -> String {
+    match tuning {
+        Tuning::Absent => "absent",
+        Tuning::Off => "off",
+        Tuning::Owner => "owner",
+        Tuning::Unheld | Tuning::On => "on",
+        Tuning::Refused(_) => "refused",
+    }
+    .into()
+}
+
+/// What the owner asked for and his interface does not do.
+fn untuned(parent: &str, tuning: &Tuning) -> Option<Problem> {
+    let why = match tuning {
+        Tuning::Absent => "it, or this kernel, has no such feature (Linux 5.12 brought it)",
+        Tuning::Refused(why) => why,
+        Tuning::Off | Tuning::Owner | Tuning::Unheld | Tuning::On => return None,
+    };
+    Some(Problem {
+        code: "W-NET-TUNE".into(),
+        what: format!("rx-udp-gro-forwarding of {parent} cannot be turned on: {why}"),
+        fix: Some("the tunnel is slower, nothing else; set network.tune_host = false".into()),
+    })
 }
 
 fn offload(offload: Offload) -> Vec<String> {

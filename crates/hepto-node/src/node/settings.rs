@@ -38,6 +38,7 @@ pub fn network(config: &Config, attempt: u8) -> Settings {
                     onlink: gateway.onlink,
                 })
                 .collect(),
+            tune: config.network.tune_host,
         },
         overlay: Overlay {
             link: OVERLAY_LINK.into(),

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{BINDS, Error, Settings};
+use super::{BINDS, Error, Settings, uapi};
 
 /// Names in the run directory.
 pub const HOSTS: &str = "hosts";
@@ -117,6 +117,7 @@ pub(super) fn prepare(settings: &Settings) -> Result<(), Error> {
         make_folder(&directory.join(folder), 0o755)?;
     }
     make_folder(&settings.run_directory, 0o700)?;
+    make_folder(&settings.run_directory.join(uapi::FOLDER), 0o700)?;
     write_network(
         &settings.run_directory,
         &settings.hosts,

@@ -23,6 +23,7 @@ mod log;
 mod mount;
 mod mountpoint;
 mod state;
+pub mod uapi;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Hierarchy;
-use super::{BINDS, Error, Settings, file};
+use super::{BINDS, Error, Settings, file, uapi};
 pub(super) use apply::apply;
 pub use apply::enter_network;
 
@@ -260,6 +260,7 @@ fn files(settings: &Settings, host: &Host) -> Vec<Step> {
         bind(run.join(file::HOSTS), "/etc/hosts"),
         bind(run.join(file::HOSTNAME), "/etc/hostname"),
         bind(run.join(file::RESOLV_CONF), &host.resolv_conf),
+        bind(run.join(uapi::FOLDER), uapi::place(host.var_run)),
         bind(settings.directory.join(file::MACHINE_ID), "/etc/machine-id"),
     ];
     if host.uuid {

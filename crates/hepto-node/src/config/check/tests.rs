@@ -160,7 +160,7 @@ fn types() {
 #[test]
 fn keys_of_later_versions_are_refused_and_never_ignored() {
     let home = Home::new()
-        .edit("[network]", "[network]\nhost_link = true\ntune_host = true")
+        .edit("[network]", "[network]\nhost_link = true")
         .edit("addresses = [", "addresses = \"auto\" #")
         .edit("[cluster]", "[cluster]\noperator = \"x\"")
         .edit("[mesh]", "[mesh]\naddressing = \"wesher\"")

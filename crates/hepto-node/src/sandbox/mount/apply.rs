@@ -13,7 +13,7 @@ use rustix::mount::{
     mount_remount,
 };
 
-use super::super::{Error, file, launch};
+use super::super::{Error, file, launch, mountpoint, uapi};
 use super::{EMPTY, Step, end_of_links};
 
 /// Applies a plan to the mount namespace of the calling process, which must be its own.
@@ -97,8 +97,8 @@ fn mount_fresh(kind: &str, target: &Path, data: &str) -> io::Result<()> {
     Ok(mount(kind, target, kind, flags, Some(data.as_c_str()))?)
 }
 
-/// The view of `exec --net`: the node's network, hosts and resolv.conf, and the host's everything else. The calling
-/// process must have one thread.
+/// The view of `exec --net`: the node's network, hosts, resolv.conf and tunnel socket, and the host's everything else.
+/// The calling process must have one thread.
 ///
 /// # Errors
 /// When the namespace cannot be entered, or one of the mounts fails.
@@ -122,6 +122,13 @@ pub fn enter_network(pin: &Path, run_directory: &Path) -> Result<(), Error> {
     for (name, target) in files.iter().filter(|(_, target)| target.exists()) {
         let source = open_path(&run_directory.join(name))?;
         bind_over(&source, target, false).map_err(|error| mount_error(name, target, error))?;
+    }
+    // Where the place is missing it is made, and the node removes it at its end.
+    let target = uapi::place_here();
+    if let Ok(source) = open_path(&run_directory.join(uapi::FOLDER)) {
+        let _claim = mountpoint::claim(&[(target.clone(), true)])?;
+        bind_over(&source, &target, false)
+            .map_err(|error| mount_error(uapi::FOLDER, &target, error))?;
     }
     // A new /sys shows the node's links; the cgroups below the old one are kept.
     let cgroups = open_path(Path::new("/sys/fs/cgroup"));
