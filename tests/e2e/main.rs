@@ -21,6 +21,7 @@ mod secret;
 mod stop;
 mod wait;
 mod wg;
+mod watchdog;
 
 use std::time::Duration;
 

@@ -12,6 +12,7 @@ mod report;
 mod service;
 mod settings;
 mod successor;
+mod watchdog;
 mod workload;
 
 use hepto_mesh::driver::{self, InboxReceiver};

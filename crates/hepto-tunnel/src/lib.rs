@@ -29,6 +29,7 @@ mod observer;
 mod packet;
 mod peer;
 mod protocol;
+mod pulse;
 mod queue;
 mod rx;
 mod source;

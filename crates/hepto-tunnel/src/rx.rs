@@ -89,6 +89,7 @@ impl Receiver {
         let mut depth = SLOTS;
         // Under constant load the socket never runs dry, so the flag is looked at each time.
         while !shared.stop.is_raised() {
+            shared.pulses.rx.beat();
             match self.inbox.receive(&shared.socket, depth) {
                 Ok(()) => {
                     self.inbox.split(&mut self.slices);

@@ -18,6 +18,7 @@ pub(crate) fn run(shared: &Shared) {
     let mut out = [0; HANDSHAKE];
     let mut live = HashSet::new();
     while !shared.stop.wait(TICK) {
+        shared.pulses.timer.beat();
         shared.door.new_second();
         live.clear();
         let now = Instant::now();

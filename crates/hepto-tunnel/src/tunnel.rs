@@ -18,6 +18,7 @@ use crate::observer::Observer;
 use crate::offload::ladder::{self, Ladder, Offload};
 use crate::peer::{Patience, Peer, PeerConfig, PeerReport};
 use crate::protocol::{Door, HANDSHAKE};
+use crate::pulse::Pulses;
 use crate::rx::Receiver;
 use crate::socket::{Messenger, Socket};
 use crate::table::{Entry, Table};
@@ -75,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) door: Door,
     pub(crate) table: ArcSwap<Table>,
     pub(crate) meter: Meter,
+    pub(crate) pulses: Pulses,
     pub(crate) ladder: Ladder,
     /// Addresses of peers with a session.
     pub(crate) live: ArcSwap<HashSet<SocketAddr>>,
@@ -128,6 +130,7 @@ impl Tunnel {
             door: Door::new(*options.private_key),
             table: ArcSwap::from_pointee(Table::new(Vec::new())),
             meter: Meter::default(),
+            pulses: Pulses::default(),
             ladder: Ladder::new(offload),
             live: ArcSwap::default(),
             patience: Patience {
@@ -253,6 +256,17 @@ impl Tunnel {
     /// Counters of the whole tunnel since its start.
     pub fn counters(&self) -> Counters {
         self.shared.meter.read()
+    }
+
+    /// The threads by their names, each with its rounds so far. One whose number stands still for more than a second or
+    /// two hangs, or gets no processor.
+    pub fn pulses(&self) -> [(&'static str, u64); 3] {
+        let pulses = &self.shared.pulses;
+        [
+            ("hepto-tx", pulses.tx.read()),
+            ("hepto-rx", pulses.rx.read()),
+            ("hepto-timer", pulses.timer.read()),
+        ]
     }
 
     /// The offloads in use. One that the kernel refuses under way is given up.

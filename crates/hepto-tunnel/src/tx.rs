@@ -56,6 +56,7 @@ impl Sender {
     pub(crate) fn run(&mut self, shared: &Shared) {
         // Under constant load the interface never runs dry, so the flag is looked at each time.
         while !shared.stop.is_raised() {
+            shared.pulses.tx.beat();
             self.fill(shared);
             if self.frames.is_empty() {
                 shared.stop.wait_beside(shared.tun.as_fd());

@@ -6,6 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
+/// The longest wait for work.
+const IDLE: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
 /// An eventfd: once raised it stays readable until it is read.
 pub(crate) struct Flag {
     fd: OwnedFd,
@@ -47,13 +53,13 @@ impl Flag {
         poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Waits until `other` is readable or the flag is raised.
+    /// Waits until `other` is readable or the flag is raised, at most for [`IDLE`]: who waits shows that it lives.
     pub(crate) fn wait_beside(&self, other: BorrowedFd<'_>) {
         let mut fds = [
             PollFd::from_borrowed_fd(other, PollFlags::IN),
             PollFd::new(&self.fd, PollFlags::IN),
         ];
         // An interruption looks like something to read: the caller then finds nothing and comes back.
-        let _ = poll(&mut fds, None);
+        let _ = poll(&mut fds, Some(&IDLE));
     }
 }

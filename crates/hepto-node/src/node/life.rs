@@ -19,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::anchor::{Resolved, Resolver};
 use super::reload::Reload;
 use super::service::{self, Signals, unavailable};
+use super::watchdog::Watchdog;
 use super::workload::{Step, Workload};
 use super::{Start, settings};
 use crate::config::{Config, host_addresses};
@@ -49,6 +50,7 @@ enum Happening {
     Report(Answered),
     Reload(Option<oneshot::Sender<Answer>>),
     Checked(Result<String, Fault>),
+    Watchdog,
     Stop(&'static str),
     MeshEnded,
 }
@@ -81,6 +83,7 @@ pub(super) struct Life<'a> {
     pub(super) sessions: Interval,
     pub(super) signals: &'a mut Signals,
     pub(super) reload: Reload,
+    pub(super) watchdog: Watchdog,
 }
 
 impl<'a> Life<'a> {
@@ -132,6 +135,7 @@ impl<'a> Life<'a> {
             sessions,
             signals,
             reload: Reload::new(successor.clone()),
+            watchdog: Watchdog::new(),
             config,
             state,
             network,
@@ -178,6 +182,7 @@ impl<'a> Life<'a> {
                 Happening::Report((pending, report)) => self.answer(pending, &report),
                 Happening::Reload(asked) => self.reload.begin(self.state.run_directory(), asked),
                 Happening::Checked(checked) => self.hand_over(checked),
+                Happening::Watchdog => self.watchdog.look(self.tunnel, self.mesh),
                 Happening::Stop(why) => {
                     service::stopping(why);
                     return Ok(());
@@ -212,6 +217,7 @@ impl<'a> Life<'a> {
             },
             Some(answered) = self.reports.1.recv() => Happening::Report(answered),
             checked = self.reload.checked() => Happening::Checked(checked),
+            () = self.watchdog.due() => Happening::Watchdog,
             _ = self.signals.hangup.recv() => Happening::Reload(None),
             _ = self.signals.terminate.recv() => Happening::Stop("SIGTERM"),
             _ = self.signals.interrupt.recv() => Happening::Stop("SIGINT"),

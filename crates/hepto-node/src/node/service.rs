@@ -63,6 +63,11 @@ pub(super) fn stopping(why: &str) {
     tracing::info!(why, "stopping");
 }
 
+/// All parts live (sd_notify(3)).
+pub(super) fn alive() {
+    notify(&[NotifyState::Watchdog]);
+}
+
 /// What `systemctl status` shows.
 pub(super) fn status(text: &str) {
     notify(&[NotifyState::Status(text)]);
