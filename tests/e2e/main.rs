@@ -20,8 +20,8 @@ mod scan;
 mod secret;
 mod stop;
 mod wait;
-mod wg;
 mod watchdog;
+mod wg;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use blake2::{Blake2s256, Digest};
 use zeroize::Zeroizing;
 
 use super::{Error, Role, Settings, argument};
@@ -117,7 +118,35 @@ impl Folder {
     }
 }
 
-/// Writes the files; whether the config file is another than the last time.
+/// What says with which settings k3s was last started.
+const STARTED: &str = "started-with";
+
+/// Notes that k3s is started with these settings.
+pub fn note_start(settings: &Settings) -> Result<(), Error> {
+    let etc = Folder::open(outside(&settings.directory, argument::ETC))?;
+    etc.write(STARTED, started_with(settings).as_bytes())
+}
+
+/// A digest of all that a k3s which runs would have to be started anew for; not its program.
+fn started_with(settings: &Settings) -> String {
+    let mut hasher = Blake2s256::new();
+    let mut add = |text: &str| {
+        hasher.update(text.len().to_le_bytes());
+        hasher.update(text);
+    };
+    add(&argument::render(&settings.arguments));
+    match &settings.secret {
+        Secret::Server { token, agent_token } => {
+            add(token);
+            add(agent_token);
+        }
+        Secret::Agent { token } => add(token),
+    }
+    let digest = hasher.finalize();
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes the files; whether k3s was last started with other settings.
 pub fn prepare(settings: &mut Settings) -> Result<bool, Error> {
     let etc = Folder::open(outside(&settings.directory, argument::ETC))?;
     if settings.arguments.role == Role::Server {
@@ -125,11 +154,11 @@ pub fn prepare(settings: &mut Settings) -> Result<bool, Error> {
     }
     etc.secrets(&settings.secret)?;
     etc.write("resolv.conf", settings.resolv_conf.as_bytes())?;
-    let config = argument::render(&settings.arguments);
-    let changed = etc
-        .read("config.yaml")
-        .is_some_and(|before| before != config);
-    etc.write("config.yaml", config.as_bytes())?;
+    let changed = etc.read(STARTED) != Some(started_with(settings));
+    etc.write(
+        "config.yaml",
+        argument::render(&settings.arguments).as_bytes(),
+    )?;
     spare_oom_scores(&settings.directory, sandbox::can_lower_oom_score())?;
     Ok(changed)
 }

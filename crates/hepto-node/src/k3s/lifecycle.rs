@@ -3,51 +3,25 @@
 //! ```text
 //! PREPARE → MESH_UP → SPAWN → JOINING → READY ⇄ DEGRADED      any → STOPPING → STOPPED
 //!              ↑        │        │         └────┬────┘
-//!              └─────── BACKOFF ←┴──── its end ─┘
+//!              ├─────── BACKOFF ←┴──── its end ─┤
+//!              └─────────────────── RESTARTING ←┘  wanted, or hung
 //! ```
 //!
 //! It owns no process, socket or clock. The driver is `k3s/mod.rs`: it feeds every event with `now`, does what
 //! [`Lifecycle::poll_action`] asks, and calls [`Lifecycle::handle_timeout`] at [`Lifecycle::poll_timeout`].
 
+mod backoff;
+mod pace;
+mod state;
+
 use std::collections::VecDeque;
-use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use self::backoff::Backoff;
+pub use self::pace::Pace;
+pub use self::state::State;
 use super::argument::Role;
-
-/// How long each thing may take.
-#[derive(Debug, Clone)]
-pub struct Pace {
-    /// The first back-off after an end of k3s, and the least.
-    pub backoff_least: Duration,
-    /// The longest back-off.
-    pub backoff_most: Duration,
-    /// After this long in READY, earlier ends no longer count.
-    pub forgive_after: Duration,
-    /// Between two probes until the node is ready, and while it is degraded.
-    pub probe_joining: Duration,
-    /// Between two probes of a ready node.
-    pub probe_ready: Duration,
-    /// Failed probes in a row that make a ready node degraded.
-    pub misses: u32,
-    /// After this long in JOINING the operator is told.
-    pub stall: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Pace {
-            backoff_least: Duration::from_secs(1),
-            backoff_most: Duration::from_secs(60),
-            forgive_after: Duration::from_secs(600),
-            probe_joining: Duration::from_secs(1),
-            probe_ready: Duration::from_secs(10),
-            misses: 2,
-            // Images of a first start come over a home's line.
-            stall: Duration::from_secs(180),
-        }
-    }
-}
+use super::ready::Lack;
 
 /// What the driver saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +48,12 @@ pub enum Event {
         /// The process that the probe was for.
         pid: i32,
         /// Ready, or what is missing.
-        result: Result<(), String>,
+        result: Result<(), Lack>,
+    },
+    /// k3s runs with what is not wanted any more: it is to be ended, and started anew at once.
+    Restart {
+        /// Why, for the operator.
+        why: String,
     },
     /// k3s ended, and how: "exit code 1", "signal 9".
     Exited(String),
@@ -94,48 +73,13 @@ pub enum Action {
         /// The process that the probe is for.
         pid: i32,
     },
+    /// Have k3s end: ask it, or kill it.
+    End {
+        /// It was asked and did not.
+        kill: bool,
+    },
     /// Tell the operator that joining takes long.
     Stalled,
-}
-
-/// The state as the operator sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// Files and sandbox are made.
-    Prepare,
-    /// Waits for the mesh: an agent for its master.
-    MeshUp,
-    /// k3s is being started.
-    Spawn,
-    /// k3s runs, but the node is not ready yet.
-    Joining,
-    /// The node is ready.
-    Ready,
-    /// The node was ready, and k3s still runs, but probes fail.
-    Degraded,
-    /// k3s ended; it is started again after a while.
-    Backoff,
-    /// k3s and its pods are being stopped.
-    Stopping,
-    /// Nothing runs.
-    Stopped,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            State::Prepare => "preparing",
-            State::MeshUp => "waiting for the mesh",
-            State::Spawn => "starting",
-            State::Joining => "joining",
-            State::Ready => "ready",
-            State::Degraded => "degraded",
-            State::Backoff => "backing off",
-            State::Stopping => "stopping",
-            State::Stopped => "stopped",
-        })
-    }
 }
 
 /// A stage, with just what belongs to it.
@@ -145,6 +89,7 @@ enum Stage {
     MeshUp,
     Spawn,
     Running(Running),
+    Ending(Ending),
     Backoff { until: Instant },
     Stopping,
     Stopped,
@@ -158,6 +103,26 @@ struct Running {
     probe: Probe,
     /// When the operator is told that joining takes long; `None` once told or ready.
     stall: Option<Instant>,
+    /// Since when it gives no sign of life.
+    mute: Option<Instant>,
+}
+
+/// A k3s that is to end.
+#[derive(Debug)]
+struct Ending {
+    pid: i32,
+    /// When it is killed; `None` once it was.
+    kill: Option<Instant>,
+    after: After,
+}
+
+/// What follows the end of a k3s that was told to.
+#[derive(Debug)]
+enum After {
+    /// The next start, at once.
+    Anew,
+    /// A pause: it hung.
+    Pause(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +134,33 @@ enum Health {
         misses: u32,
     },
     Degraded,
+}
+
+impl Health {
+    /// What a probe makes of it; and whether it was ready for so long that earlier ends are forgiven.
+    fn after(self, good: bool, pace: &Pace, now: Instant) -> (Health, bool) {
+        match self {
+            Health::Ready { since, .. } if good => (Health::Ready { since, misses: 0 }, false),
+            _ if good => (
+                Health::Ready {
+                    since: now,
+                    misses: 0,
+                },
+                false,
+            ),
+            Health::Ready { since, misses } if misses + 1 < pace.misses => {
+                let misses = misses + 1;
+                (Health::Ready { since, misses }, false)
+            }
+            Health::Ready { .. } => (Health::Degraded, self.is_long_ready(pace, now)),
+            other => (other, false),
+        }
+    }
+
+    fn is_long_ready(self, pace: &Pace, now: Instant) -> bool {
+        matches!(self, Health::Ready { since, .. }
+            if now.saturating_duration_since(since) >= pace.forgive_after)
+    }
 }
 
 /// Where the probe is.
@@ -187,13 +179,11 @@ enum Probe {
 pub struct Lifecycle {
     role: Role,
     pace: Pace,
-    random: SplitMix,
+    backoff: Backoff,
     stage: Stage,
     /// When the state last changed.
     since: Instant,
     master_live: bool,
-    /// Ends of k3s since the last forgiveness: the back-off's exponent.
-    ends: u32,
     restarts: u32,
     last_error: Option<String>,
     actions: VecDeque<Action>,
@@ -204,12 +194,11 @@ impl Lifecycle {
     pub fn new(role: Role, pace: Pace, seed: u64, now: Instant) -> Self {
         Lifecycle {
             role,
+            backoff: Backoff::new(pace.backoff_least, pace.backoff_most, seed),
             pace,
-            random: SplitMix(seed),
             stage: Stage::Prepare,
             since: now,
             master_live: false,
-            ends: 0,
             restarts: 0,
             last_error: None,
             actions: VecDeque::new(),
@@ -230,11 +219,8 @@ impl Lifecycle {
             }
             Event::Notified => self.notified(now),
             Event::Probed { pid, result } => self.probed(now, pid, result),
-            Event::Exited(how) => {
-                if matches!(self.stage, Stage::Spawn | Stage::Running(_)) {
-                    self.back_off(now, format!("k3s ended: {how}"));
-                }
-            }
+            Event::Restart { why } => self.restart(now, why),
+            Event::Exited(how) => self.exited(now, &how),
             Event::SandboxGone => self.end("the node's init process is gone".into()),
             Event::Stop => {
                 if !matches!(self.stage, Stage::Stopped) {
@@ -250,6 +236,7 @@ impl Lifecycle {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Backoff { until } => Some(*until),
+            Stage::Ending(ending) => ending.kill,
             Stage::Running(running) => {
                 let probe = match running.probe {
                     Probe::Due(at) => Some(at),
@@ -268,6 +255,10 @@ impl Lifecycle {
             Stage::Backoff { until } if *until <= now => {
                 self.stage = Stage::MeshUp;
                 self.try_spawn();
+            }
+            Stage::Ending(ending) if ending.kill.is_some_and(|at| at <= now) => {
+                ending.kill = None;
+                self.actions.push_back(Action::End { kill: true });
             }
             Stage::Running(running) => {
                 if matches!(running.probe, Probe::Due(at) if at <= now) {
@@ -307,6 +298,7 @@ impl Lifecycle {
                 health: Health::Degraded,
                 ..
             }) => State::Degraded,
+            Stage::Ending(_) => State::Restarting,
             Stage::Backoff { .. } => State::Backoff,
             Stage::Stopping => State::Stopping,
             Stage::Stopped => State::Stopped,
@@ -322,6 +314,7 @@ impl Lifecycle {
     pub fn pid(&self) -> Option<i32> {
         match &self.stage {
             Stage::Running(running) => Some(running.pid),
+            Stage::Ending(ending) => Some(ending.pid),
             _ => None,
         }
     }
@@ -383,6 +376,7 @@ impl Lifecycle {
                 health,
                 probe: Probe::Early,
                 stall,
+                mute: None,
             });
         }
     }
@@ -395,66 +389,83 @@ impl Lifecycle {
         }
     }
 
-    fn probed(&mut self, now: Instant, pid: i32, result: Result<(), String>) {
+    fn probed(&mut self, now: Instant, pid: i32, result: Result<(), Lack>) {
         let Stage::Running(running) = &mut self.stage else {
             return;
         };
         if running.pid != pid || running.probe != Probe::Out {
             return;
         }
+        running.mute = match &result {
+            Err(lack) if lack.mute => running.mute.or(Some(now)),
+            _ => None,
+        };
+        self.last_error = result.as_ref().err().map(|lack| lack.what.clone());
         if result.is_ok() {
             running.stall = None;
-            self.last_error = None;
         }
-        running.health = match (result, running.health) {
-            (Ok(()), Health::Ready { since, .. }) => Health::Ready { since, misses: 0 },
-            (Ok(()), Health::Joining | Health::Degraded) => Health::Ready {
-                since: now,
-                misses: 0,
-            },
-            (Err(why), health) => {
-                self.last_error = Some(why);
-                match health {
-                    Health::Ready { since, misses } if misses + 1 < self.pace.misses => {
-                        Health::Ready {
-                            since,
-                            misses: misses + 1,
-                        }
-                    }
-                    Health::Ready { since, .. } => {
-                        forgive(&mut self.ends, &self.pace, since, now);
-                        Health::Degraded
-                    }
-                    other => other,
-                }
-            }
-        };
-        let pause = match running.health {
+        let (health, long_ready) = running.health.after(result.is_ok(), &self.pace, now);
+        running.health = health;
+        let pause = match health {
             Health::Ready { misses: 0, .. } => self.pace.probe_ready,
             _ => self.pace.probe_joining,
         };
         running.probe = Probe::Due(now + pause);
+        let hung = running
+            .mute
+            .filter(|since| now.saturating_duration_since(*since) >= self.pace.hang);
+        if long_ready {
+            self.backoff.forgive();
+        }
+        if hung.is_some() && health == Health::Degraded {
+            let why = self.last_error.clone().unwrap_or_default();
+            self.tell_to_end(now, After::Pause(format!("k3s hung: {why}")));
+        }
     }
 
-    /// k3s ended or did not start: wait twice as long as the last time, less a random part so that the nodes of a
-    /// cluster do not all come back at once.
-    fn back_off(&mut self, now: Instant, why: String) {
-        if let Stage::Running(Running {
-            health: Health::Ready { since, .. },
-            ..
-        }) = self.stage
-        {
-            forgive(&mut self.ends, &self.pace, since, now);
+    fn restart(&mut self, now: Instant, why: String) {
+        if matches!(self.stage, Stage::Running(_)) {
+            self.last_error = Some(why);
+            self.tell_to_end(now, After::Anew);
         }
-        let doubled = self
-            .pace
-            .backoff_least
-            .saturating_mul(1u32.checked_shl(self.ends).unwrap_or(u32::MAX));
-        let most = doubled.min(self.pace.backoff_most);
-        let delay = most
-            .mul_f64(0.5 + 0.5 * self.random.unit())
-            .max(self.pace.backoff_least);
-        self.ends = self.ends.saturating_add(1);
+    }
+
+    fn tell_to_end(&mut self, now: Instant, after: After) {
+        if let Stage::Running(Running { pid, .. }) = self.stage {
+            self.actions.clear();
+            self.actions.push_back(Action::End { kill: false });
+            self.stage = Stage::Ending(Ending {
+                pid,
+                kill: Some(now + self.pace.end),
+                after,
+            });
+        }
+    }
+
+    fn exited(&mut self, now: Instant, how: &str) {
+        match std::mem::replace(&mut self.stage, Stage::MeshUp) {
+            Stage::Spawn => self.back_off(now, format!("k3s ended: {how}")),
+            Stage::Running(running) => {
+                if running.health.is_long_ready(&self.pace, now) {
+                    self.backoff.forgive();
+                }
+                self.back_off(now, format!("k3s ended: {how}"));
+            }
+            Stage::Ending(Ending {
+                after: After::Pause(why),
+                ..
+            }) => self.back_off(now, why),
+            Stage::Ending(_) => {
+                self.actions.clear();
+                self.try_spawn();
+            }
+            other => self.stage = other,
+        }
+    }
+
+    /// k3s ended or did not start: it is started again after a pause.
+    fn back_off(&mut self, now: Instant, why: String) {
+        let delay = self.backoff.next();
         self.restarts = self.restarts.saturating_add(1);
         self.last_error = Some(why);
         self.actions.clear();
@@ -467,29 +478,6 @@ impl Lifecycle {
             self.actions.clear();
             self.stage = Stage::Stopped;
         }
-    }
-}
-
-/// Forgets earlier ends after a long health.
-fn forgive(ends: &mut u32, pace: &Pace, ready_since: Instant, now: Instant) {
-    if now.saturating_duration_since(ready_since) >= pace.forgive_after {
-        *ends = 0;
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): spread, not secrecy, and the same on every machine for one seed.
-#[derive(Debug)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    /// At least 0, below 1.
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        (mixed >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 

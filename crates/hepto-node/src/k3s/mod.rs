@@ -23,13 +23,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 
 pub use self::argument::{Arguments, Role};
 pub use self::file::Secret;
 pub use self::lifecycle::State;
 use self::lifecycle::{Action, Event, Lifecycle, Pace};
-use self::ready::{Enter, Target};
+use self::ready::{Enter, Lack, Target};
 use crate::sandbox::{self, Program, Sandbox};
 
 /// k3s's id in the sandbox.
@@ -143,7 +144,7 @@ pub struct Supervisor {
     told: State,
     /// The action under way: kept until it is done, for the same reason.
     action: Option<Action>,
-    probe: Option<(i32, oneshot::Receiver<Result<(), String>>)>,
+    probe: Option<(i32, oneshot::Receiver<Result<(), Lack>>)>,
 }
 
 impl Supervisor {
@@ -185,10 +186,12 @@ impl Supervisor {
             supervisor.hear(event);
             tracing::info!(state = %supervisor.machine.state(), "took over the node's running sandbox");
         }
-        if supervisor.machine.state() == State::Joining && changed {
-            tracing::warn!(
-                "k3s runs on with its earlier settings; stop the node and run it again to apply the new ones"
-            );
+        if changed {
+            // Does nothing where no k3s runs.
+            let why = "its settings have changed".into();
+            supervisor
+                .machine
+                .handle(Instant::now(), Event::Restart { why });
         }
         supervisor.machine.handle(Instant::now(), Event::Prepared);
         Ok(supervisor)
@@ -308,11 +311,18 @@ impl Supervisor {
             match self.action {
                 None => return,
                 Some(Action::Spawn) => {
-                    let program = self.program();
-                    if let Err(error) = self.sandbox.spawn(&program).await {
-                        self.machine
-                            .handle(Instant::now(), Event::SpawnFailed(error.to_string()));
+                    if let Err(why) = self.spawn().await {
+                        self.machine.handle(Instant::now(), Event::SpawnFailed(why));
                     }
+                }
+                Some(Action::End { kill }) => {
+                    let signal = if kill {
+                        Signal::SIGKILL
+                    } else {
+                        Signal::SIGTERM
+                    };
+                    // Cannot be told: its init is gone, and says so itself.
+                    let _ = self.sandbox.signal(ID, signal as i32).await;
                 }
                 Some(Action::Probe { pid }) => {
                     self.probe = Some((pid, ready::probe(self.target(), self.enter.clone())));
@@ -329,6 +339,14 @@ impl Supervisor {
             }
             self.action = None;
         }
+    }
+
+    async fn spawn(&mut self) -> Result<(), String> {
+        // Before it runs: a k3s without this note, or with another, is one with earlier settings.
+        file::note_start(&self.settings).map_err(|error| error.to_string())?;
+        let program = self.program();
+        let spawned = self.sandbox.spawn(&program).await;
+        spawned.map_err(|error| error.to_string())
     }
 
     fn program(&self) -> Program {
@@ -379,6 +397,9 @@ impl Supervisor {
                 why,
                 "the node is not ready any more; look at {LOG} in the node"
             ),
+            State::Restarting => {
+                tracing::warn!(why, "k3s is ended and started anew; pods run on");
+            }
             State::Stopped => tracing::warn!(why, "the sandbox is made anew"),
             State::MeshUp => {
                 tracing::info!(
@@ -404,13 +425,15 @@ impl fmt::Display for Ended {
 }
 
 async fn answer(
-    probe: Option<&mut (i32, oneshot::Receiver<Result<(), String>>)>,
-) -> (i32, Result<(), String>) {
+    probe: Option<&mut (i32, oneshot::Receiver<Result<(), Lack>>)>,
+) -> (i32, Result<(), Lack>) {
     match probe {
         Some((pid, answer)) => {
-            let result = answer
-                .await
-                .unwrap_or_else(|_| Err("the probe could not be started".into()));
+            let unasked = Lack {
+                what: "the probe could not be started".into(),
+                mute: false,
+            };
+            let result = answer.await.unwrap_or(Err(unasked));
             (*pid, result)
         }
         None => std::future::pending().await,

@@ -59,16 +59,39 @@ impl Target {
     }
 }
 
+/// What is missing for the node to be ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// In words.
+    pub what: String,
+    /// Whether k3s itself gives no sign of life: its own API server or kubelet is silent, or calls itself dead. A master
+    /// that cannot be reached is none of an agent's k3s's fault.
+    pub mute: bool,
+}
+
+impl Lack {
+    fn mute(what: String) -> Self {
+        Lack { what, mute: true }
+    }
+
+    fn waits(what: String) -> Self {
+        Lack { what, mute: false }
+    }
+}
+
 /// Asks everything, on a thread of its own inside the namespace: at most some ten seconds. The answer is what is
 /// missing, first things first.
-pub fn probe(target: Target, enter: Enter) -> oneshot::Receiver<Result<(), String>> {
+pub fn probe(target: Target, enter: Enter) -> oneshot::Receiver<Result<(), Lack>> {
     let (answer, answered) = oneshot::channel();
     let started = std::thread::Builder::new()
         .name("hepto-probe".into())
         .spawn(move || {
             let result = match enter() {
                 Ok(()) => ask(&target),
-                Err(error) => Err(format!("cannot enter the node's network: {error}")),
+                Err(error) => {
+                    let what = format!("cannot enter the node's network: {error}");
+                    Err(Lack::waits(what))
+                }
             };
             // Nobody listens any more when the supervisor was dropped meanwhile.
             let _ = answer.send(result);
@@ -79,21 +102,25 @@ pub fn probe(target: Target, enter: Enter) -> oneshot::Receiver<Result<(), Strin
 }
 
 /// The questions, in the order in which a node comes up.
-pub fn ask(target: &Target) -> Result<(), String> {
+pub fn ask(target: &Target) -> Result<(), Lack> {
     let credentials = target.credentials();
     if target.role == Role::Server {
-        expect(
-            "the API server",
-            https::get(target.api(), "/readyz?verbose", Some(&credentials)),
-        )?;
+        let get = |path: &str| https::get(target.api(), path, Some(&credentials));
+        let unready = expect("the API server", get("/readyz?verbose"));
+        // One that is not ready may still live: a check that takes long is no reason to end it.
+        unready.map_err(|what| Lack {
+            what,
+            mute: expect("the API server", get("/livez")).is_err(),
+        })?;
     }
     let kubelet = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), KUBELET_PORT);
-    expect("the kubelet", https::get(kubelet, "/healthz", None))?;
+    expect("the kubelet", https::get(kubelet, "/healthz", None)).map_err(Lack::mute)?;
     let path = format!("/api/v1/nodes/{}", target.node);
-    match https::get(target.api(), &path, Some(&credentials)) {
+    let registered = match https::get(target.api(), &path, Some(&credentials)) {
         Ok(answer) if answer.status == 404 => Err("the node is not registered yet".into()),
         other => expect("the node's registration", other),
-    }
+    };
+    registered.map_err(Lack::waits)
 }
 
 fn expect(what: &str, answer: Result<https::Answer, https::Error>) -> Result<(), String> {
@@ -147,7 +174,7 @@ mod tests {
             data: "/nonexistent".into(),
             address: Ipv4Addr::LOCALHOST.into(),
         };
-        let missing = ask(&target).unwrap_err();
+        let missing = ask(&target).unwrap_err().what;
         assert!(
             missing.contains("/nonexistent/server/tls/server-ca.crt"),
             "{missing}"

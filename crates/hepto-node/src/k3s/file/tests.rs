@@ -102,11 +102,7 @@ fn settings(role: Role, directory: &Path) -> Settings {
 fn every_file_of_k3s_is_written_for_root_alone_and_no_secret_is_in_the_config() {
     for role in [Role::Server, Role::Agent] {
         let home = tempfile::tempdir().unwrap();
-        assert!(
-            !prepare(&mut settings(role, home.path())).unwrap(),
-            "a first config is no change"
-        );
-        assert!(!prepare(&mut settings(role, home.path())).unwrap());
+        prepare(&mut settings(role, home.path())).unwrap();
         let etc = outside(home.path(), argument::ETC);
         let mut names: Vec<String> = Vec::new();
         for entry in std::fs::read_dir(&etc).unwrap() {
@@ -163,8 +159,26 @@ fn containerd_leaves_oom_scores_alone_where_they_cannot_be_lowered() {
 #[test]
 fn a_change_of_the_config_is_noticed() {
     let home = tempfile::tempdir().unwrap();
-    prepare(&mut settings(Role::Agent, home.path())).unwrap();
-    let mut other = settings(Role::Agent, home.path());
+    let agent = || settings(Role::Agent, home.path());
+    assert!(prepare(&mut agent()).unwrap(), "none was started yet");
+    note_start(&agent()).unwrap();
+    assert!(!prepare(&mut agent()).unwrap());
+    let mut other = agent();
     other.arguments.extra = vec!["--node-label=home=a".into()];
     assert!(prepare(&mut other).unwrap());
+    assert!(
+        prepare(&mut other).unwrap(),
+        "until it was started with that"
+    );
+    let mut other = agent();
+    other.secret = Secret::Agent {
+        token: Zeroizing::new("another-token".to_owned()),
+    };
+    assert!(
+        prepare(&mut other).unwrap(),
+        "a token is no line of the config"
+    );
+    let text = outside(home.path(), argument::ETC).join(STARTED);
+    let text = std::fs::read_to_string(text).unwrap();
+    assert!(!text.contains("token"), "{text}");
 }

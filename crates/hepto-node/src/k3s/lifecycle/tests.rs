@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -86,6 +88,14 @@ impl World {
     }
 }
 
+/// Something is missing, and k3s lives.
+fn lack(what: &str) -> Lack {
+    Lack {
+        what: what.into(),
+        mute: false,
+    }
+}
+
 #[test]
 fn a_server_starts_without_waiting_for_anyone() {
     let mut world = World::new(Role::Server);
@@ -103,7 +113,7 @@ fn a_server_starts_without_waiting_for_anyone() {
     assert_eq!(world.pass(Duration::ZERO), [Action::Probe { pid: 41 }]);
     world.event(Event::Probed {
         pid: 41,
-        result: Err("API server: 500".into()),
+        result: Err(lack("API server: 500")),
     });
     assert_eq!(world.machine.last_error(), Some("API server: 500"));
     assert_eq!(world.pass(SECOND), [Action::Probe { pid: 41 }]);
@@ -196,7 +206,7 @@ fn two_failed_probes_in_a_row_degrade_and_one_good_heals() {
     let mut world = World::ready();
     let miss = || Event::Probed {
         pid: 41,
-        result: Err("kubelet: no answer".into()),
+        result: Err(lack("kubelet: no answer")),
     };
     assert_eq!(world.pass(10 * SECOND), [Action::Probe { pid: 41 }]);
     world.event(miss());
@@ -291,6 +301,74 @@ fn a_lost_sandbox_ends_the_machine_and_says_why() {
     assert!(world.machine.last_error().is_some());
 }
 
+#[test]
+fn a_wanted_restart_ends_k3s_and_starts_it_at_once() {
+    let mut world = World::ready();
+    let restart = || Event::Restart {
+        why: "new settings".into(),
+    };
+    assert_eq!(world.event(restart()), [Action::End { kill: false }]);
+    assert_eq!(world.machine.state(), State::Restarting);
+    assert_eq!(world.event(restart()), [], "once");
+    let ended = world.event(Event::Exited("exit code 0".into()));
+    assert_eq!(ended, [Action::Spawn]);
+    world.come_up(42);
+    assert_eq!(world.machine.restarts(), 0, "it was no fault");
+}
+
+#[test]
+fn a_k3s_that_does_not_end_when_asked_is_killed() {
+    let mut world = World::ready();
+    world.event(Event::Restart { why: "x".into() });
+    assert_eq!(world.pass(29 * SECOND), []);
+    assert_eq!(world.pass(SECOND), [Action::End { kill: true }]);
+    assert_eq!(world.pass(3600 * SECOND), []);
+    let ended = world.event(Event::Exited("signal 9".into()));
+    assert_eq!(ended, [Action::Spawn]);
+}
+
+/// Answers each probe with a failure until k3s is told to end, for at most `most`; the time that it took.
+fn mute_for(world: &mut World, mute: bool, most: Duration) -> Option<Duration> {
+    let start = world.now;
+    while world.now < start + most {
+        for action in world.pass(SECOND) {
+            match action {
+                Action::Probe { pid } => {
+                    let lack = Lack {
+                        mute,
+                        ..lack("the kubelet does not answer")
+                    };
+                    let result = Err(lack);
+                    if world.event(Event::Probed { pid, result }) == [Action::End { kill: false }] {
+                        return Some(world.now - start);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_k3s_that_hangs_is_ended_and_backs_off() {
+    let mut world = World::ready();
+    let took = mute_for(&mut world, true, 600 * SECOND).expect("it hangs");
+    assert!((300 * SECOND..330 * SECOND).contains(&took), "{took:?}");
+    assert_eq!(world.pass(30 * SECOND), [Action::End { kill: true }]);
+    world.crash();
+    let why = world.machine.last_error().expect("a reason");
+    assert!(why.starts_with("k3s hung: the kubelet"), "{why}");
+    assert_eq!(world.machine.restarts(), 1);
+}
+
+#[test]
+fn a_k3s_that_waits_for_others_is_never_ended() {
+    let mut world = World::ready();
+    assert_eq!(mute_for(&mut world, false, 7200 * SECOND), None);
+    assert_eq!(world.machine.state(), State::Degraded);
+}
+
 /// A thing that may happen to the machine, with times in milliseconds.
 fn happening() -> impl Strategy<Value = (u64, Option<Event>)> {
     let pid = 1..4i32;
@@ -301,13 +379,21 @@ fn happening() -> impl Strategy<Value = (u64, Option<Event>)> {
         pid.clone().prop_map(|pid| Some(Event::Spawned { pid })),
         Just(Some(Event::SpawnFailed("why".into()))),
         Just(Some(Event::Notified)),
-        (pid.clone(), any::<bool>()).prop_map(|(pid, good)| {
+        (pid.clone(), 0..3u8).prop_map(|(pid, health)| {
             Some(Event::Probed {
                 pid,
-                result: if good { Ok(()) } else { Err("why".into()) },
+                result: match health {
+                    0 => Ok(()),
+                    1 => Err(lack("why")),
+                    _ => Err(Lack {
+                        mute: true,
+                        ..lack("why")
+                    }),
+                },
             })
         }),
         Just(Some(Event::Exited("how".into()))),
+        Just(Some(Event::Restart { why: "why".into() })),
     ];
     (0..100_000u64, event)
 }
@@ -336,7 +422,8 @@ proptest! {
                 match action {
                     Action::Spawn => {
                         prop_assert_eq!(machine.state(), State::Spawn);
-                        prop_assert!(matches!(before, State::Prepare | State::MeshUp | State::Backoff));
+                        let ended = [State::Prepare, State::MeshUp, State::Backoff, State::Restarting];
+                        prop_assert!(ended.contains(&before));
                         prop_assert!(retry.is_none_or(|at| at <= now), "started before the back-off's end");
                         prop_assert!(role == Role::Server || live, "an agent started without its master");
                     }
@@ -344,6 +431,7 @@ proptest! {
                         probes += 1;
                         prop_assert_eq!(machine.pid(), Some(pid));
                     }
+                    Action::End { .. } => prop_assert_eq!(machine.state(), State::Restarting),
                     Action::Stalled => prop_assert_eq!(machine.state(), State::Joining),
                 }
             }
@@ -353,6 +441,9 @@ proptest! {
             }
             if machine.state() == State::Backoff {
                 prop_assert!(machine.poll_timeout().is_some(), "a back-off without end");
+            }
+            if machine.state() == State::Restarting {
+                prop_assert!(machine.pid().is_some(), "nobody is to end");
             }
         }
     }
