@@ -106,6 +106,38 @@ fn trains_arrive_as_what_was_put_into_them() {
     }
 }
 
+/// The kernel itself refuses: it makes no trains for a socket without checksums (udp(7), SO_NO_CHECK).
+#[test]
+fn a_train_that_the_kernel_refuses_arrives_in_pieces_and_breaks_the_rung() {
+    let (a, b) = pair(Family::Dual);
+    let to = endpoint("127.0.0.1", b.port(), None);
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads four bytes that outlive the call.
+    let set = unsafe {
+        libc::setsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&a.as_fd()),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            4,
+        )
+    };
+    assert_eq!(set, 0);
+    let mut outbox = Outbox::new(1 << 16);
+    for number in 0..40u8 {
+        outbox.free()[..100].fill(number);
+        outbox.push(100, to, true);
+    }
+    let expected = Flushed {
+        refusal: Some(Refusal::Support),
+        ..Flushed::default()
+    };
+    assert_eq!(outbox.flush(&a), expected);
+    for (number, (bytes, ..)) in receive(&b, 40).iter().enumerate() {
+        assert_eq!(bytes, &vec![number as u8; 100], "none lost, in order");
+    }
+}
+
 #[test]
 fn a_local_address_that_is_gone_is_given_up() {
     for (family, join) in [

@@ -23,8 +23,9 @@ pub const SOON: Duration = Duration::from_secs(10);
 pub const NOT_SOON: Duration = Duration::from_millis(700);
 
 /// A network namespace. The kernel removes it, with all links in it, when this and its sockets are gone.
+#[derive(Clone)]
 pub struct Home {
-    namespace: File,
+    namespace: Arc<File>,
 }
 
 impl Home {
@@ -42,7 +43,9 @@ impl Home {
         })
         .join()
         .expect("a namespace");
-        let home = Home { namespace };
+        let home = Home {
+            namespace: Arc::new(namespace),
+        };
         home.ip("link set lo up");
         home
     }

@@ -9,17 +9,25 @@
 //! `modprobe wireguard; HEPTO_INTEROP_PEER=kernel ./tunnel-… interop::`; without `interop::`, all that tunnels promise.
 
 use std::net::UdpSocket;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use crate::home::{MTU, Node, PSK, SOON, homes, receive, wait};
+use hepto_tunnel::Options;
+
+use crate::home::{Home, MTU, Node, PSK, Raise, SOON, homes, receive, wait};
+use crate::session::{initiation_of_a_stranger, lost_on_the_way};
 
 mod other;
 
 use other::Other;
 
 fn ends() -> (Node, Other) {
+    ends_with(|_| {})
+}
+
+fn ends_with(change: impl FnOnce(&mut Options) + Send) -> (Node, Other) {
     let (near, far) = homes();
-    let (node, other) = (Node::start(near, 1, |_| {}), Other::start(far));
+    let (node, other) = (Node::start(near, 1, change), Other::start(far));
     node.know(2, PSK);
     (node, other)
 }
@@ -79,4 +87,141 @@ fn we_answer_the_others_handshake() {
             "it saw the handshake too"
         );
     }
+}
+
+#[test]
+fn sessions_are_renewed_without_losing_a_packet() {
+    let (node, mut other) = ends();
+    let endpoint = "192.0.2.2:51820".parse().expect("an address");
+    node.connect(2, "192.0.2.2:51820");
+    let near = || node.home.udp("10.44.0.1:0");
+    let far = || other.home.udp("10.44.0.2:0");
+    let (there, back) = ((near(), far()), (far(), near()));
+    let ends = AtomicBool::new(false);
+    let renewed = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let (mut count, mut last) = (0, Duration::MAX);
+            while !ends.load(Ordering::Relaxed) {
+                node.tunnel.handshake(&crate::home::public(2), endpoint);
+                let age = node.report(2).last_handshake.unwrap_or(Duration::MAX);
+                count += u32::from(age < last);
+                last = age;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            count
+        });
+        let raise = Raise(&ends);
+        let other = scope.spawn(|| lost_on_the_way(&back.0, &back.1, 4000));
+        assert_eq!(lost_on_the_way(&there.0, &there.1, 4000), []);
+        assert_eq!(other.join().expect("it counts"), []);
+        drop(raise);
+        watch.join().expect("it counts")
+    });
+    assert!(renewed >= 2, "{renewed} new sessions in four seconds");
+    talk(&node, &other);
+    assert_ne!(other.show("latest-handshakes"), "0");
+}
+
+/// Gives the wire of `home` another address.
+fn move_house(home: &Home, from: u8, to: u8) {
+    home.ip(&format!("addr add 192.0.2.{to}/24 dev wire"));
+    // Deleting the first address of a prefix takes the others with it.
+    home.ip(&format!("addr del 192.0.2.{from}/24 dev wire"));
+    home.ip(&format!("addr replace 192.0.2.{to}/24 dev wire"));
+}
+
+#[test]
+fn the_other_follows_us_when_we_move() {
+    let (node, mut other) = ends();
+    node.connect(2, "192.0.2.2:51820");
+    talk(&node, &other);
+    move_house(&node.home, 1, 101);
+    node.tunnel.moved();
+    wait("the other to follow", SOON, || {
+        other.show("endpoints") == "192.0.2.101:51820"
+    });
+    talk(&node, &other);
+}
+
+#[test]
+fn keepalives_of_both_are_heard() {
+    let (node, mut other) = ends_with(|options| options.keepalive = Duration::from_secs(1));
+    other.know("endpoint 192.0.2.1:51820 persistent-keepalive 1");
+    wait("a session", SOON, || {
+        node.report(2).last_handshake.is_some()
+    });
+    let heard = |other: &mut Other| -> u64 {
+        let text = other.show("transfer");
+        let (received, _) = text.split_once('\t').expect("two numbers");
+        received.parse().expect("bytes")
+    };
+    let before = heard(&mut other);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        let silence = node.report(2).last_received;
+        assert!(silence < Some(Duration::from_secs(3)), "{silence:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(heard(&mut other) >= before + 2 * 32, "ours, 32 bytes each");
+    assert!(node.report(2).rx_packets <= 8, "keepalives are no packets");
+}
+
+/// Floods port 51820 of `number` with initiations of a stranger from its neighbour's home until it is told to end, and
+/// counts the cookies that come back.
+fn flood(from: &Home, number: u8, ends: &AtomicBool, cookies: &AtomicBool) {
+    let initiation = initiation_of_a_stranger(number);
+    let socket = from.udp("192.0.2.66:0");
+    socket.set_nonblocking(true).expect("a mode");
+    let target = format!("192.0.2.{number}:51820");
+    let mut buffer = [0; 256];
+    while !ends.load(Ordering::Relaxed) {
+        for _ in 0..200 {
+            let _ = socket.send_to(&initiation, &target);
+        }
+        while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            cookies.fetch_or(length == 64 && buffer[0] == 3, Ordering::Relaxed);
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
+#[test]
+fn under_its_load_we_return_its_cookie() {
+    let (node, other) = ends();
+    node.home.ip("addr add 192.0.2.66/24 dev wire");
+    let (ends, cookies) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| flood(&node.home, 2, &ends, &cookies));
+        let _ends = Raise(&ends);
+        wait("the load to be felt", SOON, || {
+            cookies.load(Ordering::Relaxed)
+        });
+        let endpoint = "192.0.2.2:51820".parse().expect("an address");
+        wait("a session", Duration::from_secs(20), || {
+            node.tunnel.handshake(&crate::home::public(2), endpoint);
+            node.report(2).last_handshake.is_some()
+        });
+    });
+    talk(&node, &other);
+}
+
+#[test]
+fn under_our_load_it_returns_our_cookie() {
+    let (node, mut other) = ends();
+    other.home.ip("addr add 192.0.2.66/24 dev wire");
+    let (ends, cookies) = (AtomicBool::new(false), AtomicBool::new(false));
+    let home = other.home.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| flood(&home, 1, &ends, &cookies));
+        let _ends = Raise(&ends);
+        wait("the load to be felt", SOON, || {
+            cookies.load(Ordering::Relaxed) && node.tunnel.counters().rate_limited > 1000
+        });
+        other.know("endpoint 192.0.2.1:51820 persistent-keepalive 1");
+        // It tries again after five seconds, then with the cookie.
+        wait("a session", Duration::from_secs(30), || {
+            node.report(2).last_handshake.is_some()
+        });
+    });
+    talk(&node, &other);
 }

@@ -7,4 +7,5 @@ mod interop;
 mod lifecycle;
 mod offload;
 mod session;
+mod strange;
 mod traffic;

@@ -36,6 +36,9 @@ fn exchange(stream: &TcpStream, sends: usize, reads: usize) {
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .expect("a timeout");
+    stream
+        .set_write_timeout(Some(Duration::from_secs(20)))
+        .expect("a timeout");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let bytes: Vec<u8> = (0..STREAM).map(|number| byte(number, sends)).collect();
@@ -183,6 +186,13 @@ fn a_wire_below_the_tunnels_needs_is_slow_but_whole() {
     }
     streams(&a, &b);
     bursts(&a, &b);
+    for node in [&a, &b] {
+        let offload = node.tunnel.offload();
+        assert!(offload.udp_segment, "too long is no want of support");
+        node.home.ip("link set wire mtu 1500");
+        node.tunnel.moved();
+    }
+    streams(&a, &b);
 }
 
 /// A path that sends every seventh datagram twice and swaps every third with its successor.

@@ -267,6 +267,141 @@ fn a_flood_of_valid_initiations_locks_no_peer_out() {
     });
 }
 
+/// A stranger with our public key, as far as a cookie lets him.
+struct Stranger(boringtun::noise::Tunn);
+
+impl Stranger {
+    fn new(target: u8) -> Stranger {
+        let secret = boringtun::x25519::StaticSecret::from([0x77; 32]);
+        let target = boringtun::x25519::PublicKey::from(public(target));
+        Stranger(boringtun::noise::Tunn::new(
+            secret, target, None, None, 1, None,
+        ))
+    }
+
+    fn initiation(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 148];
+        match self.0.format_handshake_initiation(&mut buffer, true) {
+            boringtun::noise::TunnResult::WriteToNetwork(bytes) => bytes.to_vec(),
+            other => panic!("no initiation: {other:?}"),
+        }
+    }
+
+    /// Sends initiations until a cookie comes, and gives one that bears it.
+    fn with_cookie(&mut self, socket: &UdpSocket, target: &str) -> Vec<u8> {
+        let first = self.initiation();
+        let mut buffer = [0; 256];
+        socket
+            .set_read_timeout(Some(Duration::from_millis(1)))
+            .expect("a timeout");
+        let deadline = Instant::now() + SOON;
+        loop {
+            assert!(Instant::now() < deadline, "no cookie came");
+            for _ in 0..50 {
+                let _ = socket.send_to(&first, target);
+            }
+            if let Ok((64, _)) = socket.recv_from(&mut buffer) {
+                self.0.decapsulate(None, &buffer[..64], &mut [0; 148]);
+                return self.initiation();
+            }
+        }
+    }
+}
+
+/// An initiation of a stranger to `target`: it costs as much as a peer's.
+pub fn initiation_of_a_stranger(target: u8) -> Vec<u8> {
+    Stranger::new(target).initiation()
+}
+
+/// A valid cookie is no licence to make us compute without end.
+#[test]
+fn a_flood_with_a_valid_cookie_is_limited_and_locks_no_peer_out() {
+    let (a, b) = strangers();
+    a.home.ip("addr add 192.0.2.66/24 dev wire");
+    let flooder = a.home.udp("192.0.2.66:7777");
+    let initiation = Stranger::new(2).with_cookie(&flooder, "192.0.2.2:51820");
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ends.load(Ordering::Relaxed) {
+                for _ in 0..50 {
+                    let _ = flooder.send_to(&initiation, "192.0.2.2:51820");
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let _ends = Raise(&ends);
+        let (start, before) = (Instant::now(), b.tunnel.counters());
+        wait("the flood to be limited", SOON, || {
+            b.tunnel.counters().rate_limited > before.rate_limited + 5000
+        });
+        // Those that passed the door: a hundred a second of anyone, and what one source may beside.
+        let passed = b.tunnel.counters().handshakes_refused - before.handshakes_refused;
+        let most = 150 * (start.elapsed().as_secs() + 2);
+        assert!(passed <= most, "{passed} of {most}");
+        a.connect(2, "192.0.2.2:51820");
+        assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+    });
+}
+
+/// Numbered datagrams, one a millisecond; the numbers that did not arrive.
+pub fn lost_on_the_way(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32> {
+    let target = to.local_addr().expect("bound");
+    to.set_read_timeout(Some(Duration::from_secs(2)))
+        .expect("a timeout");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..count {
+                from.send_to(&number.to_be_bytes(), target).expect("sent");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let mut missing: std::collections::BTreeSet<u32> = (0..count).collect();
+        let mut buffer = [0; 16];
+        while !missing.is_empty() && receive(to, &mut buffer).is_ok() {
+            let number = u32::from_be_bytes(buffer[..4].try_into().expect("four bytes"));
+            assert!(missing.remove(&number), "{number} came twice");
+        }
+        missing.into_iter().collect()
+    })
+}
+
+#[test]
+fn rekeying_under_load_loses_no_packet() {
+    let (a, b) = homes();
+    let often = |options: &mut Options| options.renew_after = Duration::from_secs(1);
+    let (a, b) = (Node::start(a, 1, often), Node::start(b, 2, |_| {}));
+    a.know(2, PSK);
+    b.know(1, PSK);
+    a.connect(2, "192.0.2.2:51820");
+    assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
+    let inner = |node: &Node| node.home.udp(&format!("10.44.0.{}:0", node.number));
+    let (there, back) = ((inner(&a), inner(&b)), (inner(&b), inner(&a)));
+    let ends = AtomicBool::new(false);
+    let renewed = std::thread::scope(|scope| {
+        let renewals = scope.spawn(|| {
+            // Both sides renew, also at once.
+            let (mut count, mut last) = (0, Duration::MAX);
+            while !ends.load(Ordering::Relaxed) {
+                b.tunnel
+                    .handshake(&public(1), "192.0.2.1:51820".parse().expect("an address"));
+                let age = b.report(1).last_handshake.unwrap_or(Duration::MAX);
+                count += u32::from(age < last);
+                last = age;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            count
+        });
+        let raise = Raise(&ends);
+        let other = scope.spawn(|| lost_on_the_way(&back.0, &back.1, 4000));
+        assert_eq!(lost_on_the_way(&there.0, &there.1, 4000), []);
+        assert_eq!(other.join().expect("it counts"), []);
+        drop(raise);
+        renewals.join().expect("it counts")
+    });
+    assert!(renewed >= 3, "{renewed} new sessions in four seconds");
+}
+
 #[test]
 fn after_91_seconds_without_an_answer_it_still_comes_back() {
     let (a, b) = strangers();
