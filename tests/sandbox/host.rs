@@ -96,6 +96,7 @@ impl Node {
             resolv_conf: "nameserver 192.0.2.53\n".into(),
             hidden: vec!["/mnt/keys".into()],
             visible: Vec::new(),
+            limits: sandbox::Limits::default(),
             executable: HEPTO.into(),
             cluster,
         };

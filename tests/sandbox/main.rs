@@ -8,6 +8,7 @@ mod adoption;
 mod ending;
 mod host;
 mod inside;
+mod limits;
 // The supervisor's side is no library: it is compiled again for its tests.
 #[allow(dead_code, unused_imports)]
 #[path = "../../crates/hepto-node/src/sandbox/mod.rs"]
@@ -24,7 +25,7 @@ type Test = (&'static str, fn() -> Result<()>);
 /// A test that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 
-const TESTS: &[&[Test]] = &[inside::TESTS, adoption::TESTS, ending::TESTS];
+const TESTS: &[&[Test]] = &[inside::TESTS, adoption::TESTS, ending::TESTS, limits::TESTS];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 
+use crate::bandwidth::{Direction, INGRESS};
 use crate::error::Error;
 use crate::firewall::{Ruleset, Tools};
 use crate::namespace::Entry;
@@ -20,6 +21,7 @@ pub(crate) struct Hands<'a> {
     pub tools: &'a Tools,
     pub ruleset: Option<&'a Ruleset>,
     pub overlay: &'a str,
+    pub mesh_port: u16,
     pub reported: &'a mut Reported,
     pub tuner: &'a mut Tuner,
 }
@@ -54,6 +56,8 @@ impl Hands<'_> {
                 self.tuner.tune(parent);
                 Ok(())
             }
+            Action::Shape { direction, rate } => self.shape(*direction, *rate).await,
+            Action::Unshape { direction } => self.unshape(*direction).await,
             action => {
                 self.change(self.index(step.subject).await?, step.subject, action)
                     .await
@@ -117,8 +121,63 @@ impl Hands<'_> {
             | Action::LoadFirewall
             | Action::UnloadFirewall
             | Action::MakeLink { .. }
-            | Action::Tune { .. } => {
+            | Action::Tune { .. }
+            | Action::Shape { .. }
+            | Action::Unshape { .. } => {
                 unreachable!("these are not about a link that is there")
+            }
+        }
+    }
+
+    /// What fails half-way is taken away: without its last class a tree holds nothing back, and is made anew.
+    async fn shape(&self, direction: Direction, rate: u64) -> Result<(), Error> {
+        let shaped = match direction {
+            Direction::Up => {
+                let uplink = self.index(Subject::Limits).await?;
+                self.node
+                    .make_tree(uplink, rate, self.mesh_port, direction)
+                    .await
+            }
+            Direction::Down => self.shape_incoming(rate).await,
+        };
+        if shaped.is_err() {
+            // The first failure is what matters.
+            let _ = self.unshape(direction).await;
+        }
+        shaped
+    }
+
+    async fn shape_incoming(&self, rate: u64) -> Result<(), Error> {
+        let uplink = self.index(Subject::Limits).await?;
+        if self.node.link(INGRESS).await?.is_none() {
+            // Loaded by the kernel itself, the driver would put two devices of its own into the host's namespace.
+            let loaded = self.entry.spawn(load_ifb).await;
+            loaded.map_err(|error| Error::namespace("loading the kernel's module ifb", error))?;
+            self.node.add_ingress().await?;
+        }
+        let Some(ingress) = self.node.link(INGRESS).await? else {
+            return Err(Error::netlink(
+                format!("looking for the link {INGRESS}"),
+                Errno::ENODEV,
+            ));
+        };
+        self.node.set_up(ingress.index, true).await?;
+        self.node
+            .make_tree(ingress.index, rate, self.mesh_port, Direction::Down)
+            .await?;
+        self.node.lead(uplink, ingress.index).await
+    }
+
+    async fn unshape(&self, direction: Direction) -> Result<(), Error> {
+        let uplink = self.index(Subject::Limits).await?;
+        match direction {
+            Direction::Up => self.node.remove_tree(uplink).await,
+            Direction::Down => {
+                self.node.stop_leading(uplink).await?;
+                match self.node.link(INGRESS).await? {
+                    Some(ingress) => self.node.delete_link(ingress.index).await,
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -127,7 +186,7 @@ impl Hands<'_> {
         let name = match subject {
             Subject::Namespace => "lo",
             Subject::Overlay => self.overlay,
-            Subject::Uplink => UPLINK,
+            Subject::Uplink | Subject::Limits => UPLINK,
             Subject::Parent => unreachable!("it is the host's, and has its own steps"),
         };
         match self.node.link(name).await? {
@@ -237,4 +296,17 @@ fn default_route(link: u32, gateway: Gateway, metric: u32) -> Route {
         link,
         origin: Origin::Static,
     }
+}
+
+/// Loads the driver without devices of its own. Where there is no modprobe it is part of the kernel, or loads by itself.
+fn load_ifb() {
+    if std::path::Path::new("/sys/module/ifb").exists() {
+        return;
+    }
+    let _ = std::process::Command::new("modprobe")
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .args(["--quiet", "ifb", "numifbs=0"])
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status();
 }

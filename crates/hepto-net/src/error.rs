@@ -108,6 +108,12 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The uplink could not be limited.
+    #[error("this kernel cannot limit the uplink: {source}")]
+    Bandwidth {
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Neither nft nor iptables is there.
     #[error(
         "no firewall tool: neither `nft` nor `iptables-restore` is in PATH or the sbin directories"
@@ -144,6 +150,7 @@ impl Error {
                 kind: UplinkKind::Macvlan,
             } => "E-NET-MACVLAN",
             Error::Gateway { .. } => "E-NET-GATEWAY",
+            Error::Bandwidth { .. } => "E-NET-BANDWIDTH",
             Error::NoFirewallTool => "E-NET-FIREWALL-TOOL",
             Error::Firewall { .. } => "E-NET-FIREWALL",
         }
@@ -189,6 +196,9 @@ impl Error {
             Error::Gateway { via, .. } => format!(
                 "give the node an address in the gateway's prefix, or write {{ via = \"{via}\", onlink = true }}"
             ),
+            Error::Bandwidth { .. } => {
+                "load the kernel's modules: modprobe -a sch_htb sch_ingress cls_u32 act_mirred ifb; or remove `limits.bandwidth`".into()
+            }
             Error::NoFirewallTool => {
                 "install nftables (apt install nftables), or set `network.firewall = \"none\"` to run without".into()
             }
@@ -225,9 +235,9 @@ impl Error {
     /// The kernel's error number of a failed system call or request.
     pub(crate) fn errno(&self) -> Option<i32> {
         match self {
-            Error::Namespace { source, .. } | Error::Netlink { source, .. } => {
-                source.raw_os_error()
-            }
+            Error::Namespace { source, .. }
+            | Error::Netlink { source, .. }
+            | Error::Bandwidth { source } => source.raw_os_error(),
             _ => None,
         }
     }

@@ -12,6 +12,7 @@
 
 pub mod address;
 mod apply;
+pub mod bandwidth;
 mod error;
 pub mod ethtool;
 mod firewall;
@@ -28,6 +29,7 @@ mod tune;
 mod watch;
 
 pub use address::host_addresses;
+pub use bandwidth::{Bandwidth, Rates, Shaped, Traffic};
 pub use error::Error;
 pub use firewall::Loaded;
 pub use namespace::Entry;

@@ -6,6 +6,7 @@
 mod link;
 mod message;
 mod subscription;
+mod traffic;
 
 use std::io;
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ pub use link::NewLink;
 pub(crate) use link::no_driver;
 pub(crate) use message::is_link_local;
 pub(crate) use subscription::{Group, Notice, Subscription, SubscriptionSocket};
+pub(crate) use traffic::Tree;
 
 /// The index of `lo`, the same in every namespace.
 pub const LOOPBACK: u32 = 1;

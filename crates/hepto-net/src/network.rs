@@ -9,14 +9,16 @@ use tokio::time::Instant;
 
 use crate::address;
 use crate::apply::{Hands, apply};
+use crate::bandwidth::{INGRESS, Rates, Shaped};
 use crate::error::Error;
 use crate::firewall::{self, Loaded, Ruleset, Tools};
 use crate::namespace::{self, Entry};
-use crate::netlink::{self, Netlink};
+use crate::netlink::{self, Netlink, Tree};
 use crate::plan::{Step, plan, refuse};
 use crate::settings::{Settings, UPLINK, UplinkKind};
 use crate::state::{
-    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLink, Parent, Tuning,
+    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLimits, ObservedLink,
+    Parent, Tuning,
 };
 use crate::sysctl::{self, Reported};
 use crate::teardown;
@@ -330,6 +332,7 @@ impl Network {
                 sysctls: sysctl::of_overlay(&overlay.link),
                 addresses: nets(&overlay.addresses),
             },
+            rates: self.settings.bandwidth.rates.whole(),
         }
     }
 
@@ -385,7 +388,16 @@ impl Network {
                     .collect(),
             })
         };
+        let (up, down) = self.trees(&links).await?;
         Ok(Observed {
+            limits: ObservedLimits {
+                rates: Rates {
+                    up: up.rate,
+                    down: down.rate.filter(|_| up.led),
+                },
+                up: up.shapes,
+                down: up.led || down.shapes,
+            },
             loopback_up: links
                 .iter()
                 .any(|link| link.index == netlink::LOOPBACK && link.up),
@@ -398,6 +410,28 @@ impl Network {
             ),
             uplink: observed(UPLINK),
             overlay: observed(&self.settings.overlay.link),
+        })
+    }
+
+    /// What limits the node now: on the uplink, and on the device that what comes in is led through.
+    async fn trees(&self, links: &[Link]) -> Result<(Tree, Tree), Error> {
+        let tree = async |name: &str| match links.iter().find(|link| link.name == name) {
+            Some(link) => self.node.tree(link.index).await,
+            None => Ok(Tree::default()),
+        };
+        Ok((tree(UPLINK).await?, tree(INGRESS).await?))
+    }
+
+    /// What went through the limits since they were set.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub async fn shaped(&self) -> Result<Shaped, Error> {
+        let (up, down) = self.trees(&self.node.links().await?).await?;
+        let traffic = |tree: Tree| tree.rate.map(|_| tree.traffic);
+        Ok(Shaped {
+            up: traffic(up),
+            down: traffic(down).filter(|_| up.led),
         })
     }
 
@@ -427,6 +461,7 @@ impl Network {
             tools: &self.tools,
             ruleset: self.ruleset.as_ref(),
             overlay: &self.settings.overlay.link,
+            mesh_port: self.settings.bandwidth.mesh_port,
             reported: &mut self.reported,
             tuner: &mut self.tuner,
         };

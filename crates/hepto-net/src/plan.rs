@@ -5,6 +5,7 @@ mod step;
 
 use ipnet::IpNet;
 
+use crate::bandwidth::Direction;
 use crate::error::Error;
 use crate::netlink::is_link_local;
 use crate::settings::{Gateway, UplinkKind};
@@ -97,6 +98,16 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
             observed,
         );
     }
+    if desired.uplink.is_some() {
+        limits(
+            &mut Steps {
+                steps: &mut steps,
+                subject: Subject::Limits,
+            },
+            desired,
+            observed,
+        );
+    }
     steps
 }
 
@@ -140,6 +151,23 @@ fn sysctls(steps: &mut Steps, desired: &[(String, String)], observed: &Observed)
                 path: path.clone(),
                 value: value.clone(),
             });
+        }
+    }
+}
+
+/// Those of the uplink, whose end is theirs too.
+fn limits(steps: &mut Steps, desired: &Desired, observed: &Observed) {
+    let made = |step: &Step| matches!(step.action, Action::MakeLink { .. });
+    let fresh = steps.steps.iter().any(made);
+    if observed.uplink.is_none() && !fresh {
+        return;
+    }
+    for direction in Direction::BOTH {
+        let found = observed.limits.rates.of(direction).filter(|_| !fresh);
+        match desired.rates.of(direction) {
+            Some(rate) if found != Some(rate) => steps.push(Action::Shape { direction, rate }),
+            None if observed.limits.any(direction) => steps.push(Action::Unshape { direction }),
+            _ => {}
         }
     }
 }

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::bandwidth::Bandwidth;
+
 /// The name of the link to the outside, in every node's namespace.
 pub const UPLINK: &str = "uplink";
 
@@ -21,6 +23,8 @@ pub struct Settings {
     pub overlay: Overlay,
     /// What the uplink lets in.
     pub firewall: Firewall,
+    /// How fast the node may send and receive.
+    pub bandwidth: Bandwidth,
 }
 
 /// The link to the outside: a virtual link on one of the host's interfaces.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::bandwidth::{Direction, Rates};
 use crate::firewall::Loaded;
 use crate::settings::{Gateway, UplinkKind};
 
@@ -131,6 +132,8 @@ pub struct Desired {
     pub uplink: Option<DesiredUplink>,
     /// The link into the mesh.
     pub overlay: DesiredOverlay,
+    /// How fast the node may send and receive, as the kernel keeps it.
+    pub rates: Rates,
 }
 
 /// The link to the outside as it should be.
@@ -184,6 +187,29 @@ pub struct Observed {
     pub uplink: Option<ObservedLink>,
     /// The link into the mesh.
     pub overlay: Option<ObservedLink>,
+    /// How fast the node may send and receive.
+    pub limits: ObservedLimits,
+}
+
+/// The limits of the uplink as they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ObservedLimits {
+    /// The rates of what is whole.
+    pub rates: Rates,
+    /// Whether something is there for what the node sends, whole or not.
+    pub up: bool,
+    /// The same for what it receives.
+    pub down: bool,
+}
+
+impl ObservedLimits {
+    /// Whether something is there for a direction, whole or not.
+    pub fn any(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Up => self.up,
+            Direction::Down => self.down,
+        }
+    }
 }
 
 /// The host's interface for the uplink.

@@ -7,6 +7,7 @@
 mod anchor;
 mod fixed;
 mod life;
+mod limits;
 mod reload;
 mod report;
 mod service;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::bandwidth::Direction;
 use crate::settings::{Gateway, UplinkKind};
 
 /// What a step is about. Where one step fails, the later ones about the same are not tried, the others are.
@@ -18,6 +19,8 @@ pub enum Subject {
     Uplink,
     /// The host's interface that carries it.
     Parent,
+    /// How fast the node may send and receive.
+    Limits,
 }
 
 impl fmt::Display for Subject {
@@ -27,6 +30,7 @@ impl fmt::Display for Subject {
             Subject::Overlay => "overlay",
             Subject::Uplink => "uplink",
             Subject::Parent => "parent",
+            Subject::Limits => "limits",
         })
     }
 }
@@ -106,6 +110,18 @@ pub enum Action {
         /// The route's metric.
         metric: u32,
     },
+    /// Limits the uplink in one direction, in place of what is there.
+    Shape {
+        /// Which.
+        direction: Direction,
+        /// Bits a second.
+        rate: u64,
+    },
+    /// Takes the limit of one direction away.
+    Unshape {
+        /// Which.
+        direction: Direction,
+    },
 }
 
 impl fmt::Display for Action {
@@ -150,6 +166,19 @@ impl fmt::Display for Action {
                     via(gateway)
                 )
             }
+            Action::Shape { direction, rate } => {
+                write!(f, "{} at most {rate} bits a second", verb(*direction))
+            }
+            Action::Unshape { direction } => {
+                write!(f, "{} as fast as it goes", verb(*direction))
+            }
         }
+    }
+}
+
+fn verb(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Up => "send",
+        Direction::Down => "receive",
     }
 }

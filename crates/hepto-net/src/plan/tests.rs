@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::bandwidth::Rates;
 use crate::firewall::Loaded;
 use crate::state::Link;
+use crate::state::ObservedLimits;
 
 fn link(name: &str, kind: Kind) -> Link {
     Link {
@@ -97,6 +99,7 @@ fn desired() -> Desired {
             sysctls: Vec::new(),
             addresses: vec![net("fd00::9/64"), net("10.44.7.9/16")],
         },
+        rates: Rates::default(),
     }
 }
 
@@ -122,6 +125,37 @@ fn settled() -> Observed {
         routes: Vec::new(),
     });
     carry_out(&plan(&desired(), &observed), observed)
+}
+
+#[test]
+fn limits_follow_the_uplink_and_go_with_it() {
+    let mut limited = desired();
+    limited.rates = Rates {
+        up: Some(20_000_000),
+        down: Some(50_000_000),
+    };
+    let settled = settled();
+    let steps = plan(&limited, &settled);
+    insta::assert_snapshot!(text(&steps), @r"
+    limits: send at most 20000000 bits a second
+    limits: receive at most 50000000 bits a second
+    ");
+    let shaped = carry_out(&steps, settled);
+    assert_eq!(text(&plan(&limited, &shaped)), "");
+    limited.rates.up = Some(10_000_000);
+    limited.rates.down = None;
+    insta::assert_snapshot!(text(&plan(&limited, &shaped)), @r"
+    limits: send at most 10000000 bits a second
+    limits: receive as fast as it goes
+    ");
+    let gone = Observed {
+        uplink: None,
+        limits: ObservedLimits::default(),
+        ..shaped
+    };
+    assert!(
+        text(&plan(&limited, &gone)).ends_with("limits: send at most 10000000 bits a second\n")
+    );
 }
 
 #[test]
@@ -392,7 +426,17 @@ fn carry_out(steps: &[Step], mut observed: Observed) -> Observed {
             (Subject::Namespace, Action::SetUp) => observed.loopback_up = true,
             (_, Action::LoadFirewall) => observed.firewall = Some(Loaded::of("wanted")),
             (_, Action::UnloadFirewall) => observed.firewall = None,
-            (_, Action::DeleteLink) => observed.uplink = None,
+            (_, Action::DeleteLink) => {
+                observed.uplink = None;
+                observed.limits = ObservedLimits {
+                    down: observed.limits.down,
+                    ..ObservedLimits::default()
+                };
+            }
+            (Subject::Limits, action) => {
+                assert!(observed.uplink.is_some(), "a limit needs a link");
+                limit(&mut observed.limits, action);
+            }
             (_, Action::MakeLink { kind, mac, .. }) => {
                 assert!(observed.uplink.is_none(), "the name is taken");
                 observed.uplink = Some(made(&parent.expect("a link needs a parent"), *kind, *mac));
@@ -405,6 +449,19 @@ fn carry_out(steps: &[Step], mut observed: Observed) -> Observed {
         }
     }
     observed
+}
+
+fn limit(limits: &mut ObservedLimits, action: &Action) {
+    let (direction, rate) = match action {
+        Action::Shape { direction, rate } => (direction, Some(*rate)),
+        Action::Unshape { direction } => (direction, None),
+        other => panic!("{other} is not about a limit"),
+    };
+    let any = rate.is_some();
+    match direction {
+        Direction::Up => (limits.rates.up, limits.up) = (rate, any),
+        Direction::Down => (limits.rates.down, limits.down) = (rate, any),
+    }
 }
 
 fn made(parent: &Parent, kind: UplinkKind, mac: Option<[u8; 6]>) -> ObservedLink {
@@ -599,9 +656,10 @@ fn found_link() -> impl Strategy<Value = ObservedLink> {
 fn wanted() -> impl Strategy<Value = Desired> {
     let kind = prop_oneof![Just(UplinkKind::Ipvlan), Just(UplinkKind::Macvlan)];
     let mtu = proptest::option::of(1280_u32..1500);
-    (kind, mtu, nets(), gateways(), any::<[bool; 4]>(), nets()).prop_map(
-        |(kind, mtu, addresses, gateways, [auto, retry_duplicates, off, mac], overlay)| {
-            let mut wanted = desired();
+    let link = (kind, mtu, nets(), gateways(), any::<[bool; 4]>(), nets());
+    (link, rates()).prop_map(
+        |((kind, mtu, addresses, gateways, [auto, retry_duplicates, off, mac], overlay), rates)| {
+            let mut wanted = Desired { rates, ..desired() };
             let uplink = wanted.uplink.as_mut().unwrap();
             *uplink = DesiredUplink {
                 kind,
@@ -622,6 +680,20 @@ fn wanted() -> impl Strategy<Value = Desired> {
     )
 }
 
+fn rates() -> impl Strategy<Value = Rates> {
+    let rate = || proptest::sample::select(vec![None, Some(8_000_000), Some(16_000_000)]);
+    (rate(), rate()).prop_map(|(up, down)| Rates { up, down })
+}
+
+fn found_limits() -> impl Strategy<Value = ObservedLimits> {
+    // What is half made has no rate.
+    (rates(), any::<[bool; 2]>()).prop_map(|(rates, [up, down])| ObservedLimits {
+        rates,
+        up: up || rates.up.is_some(),
+        down: down || rates.down.is_some(),
+    })
+}
+
 fn found() -> impl Strategy<Value = Observed> {
     let firewall = prop_oneof![
         Just(None),
@@ -632,8 +704,16 @@ fn found() -> impl Strategy<Value = Observed> {
         proptest::option::of(found_link()),
         proptest::option::of(found_link()),
     );
-    (any::<[bool; 2]>(), firewall, links).prop_map(
-        |([loopback_up, here], firewall, (uplink, overlay))| Observed {
+    (any::<[bool; 2]>(), firewall, links, found_limits()).prop_map(
+        |([loopback_up, here], firewall, (uplink, overlay), limits)| Observed {
+            // On a link that is gone there is nothing for what the node sends.
+            limits: match &uplink {
+                Some(_) => limits,
+                None => ObservedLimits {
+                    down: limits.down,
+                    ..ObservedLimits::default()
+                },
+            },
             loopback_up,
             sysctls: BTreeMap::from([(
                 "net/ipv6/conf/uplink/accept_ra".to_owned(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 use hepto_net::{
-    Converged, Error, Event, Firewall, Gateway, Network, OpenPort, Overlay, Proto, Settings, Step,
-    Uplink, UplinkKind, UplinkState,
+    Bandwidth, Converged, Error, Event, Firewall, Gateway, Network, OpenPort, Overlay, Proto,
+    Rates, Settings, Step, Uplink, UplinkKind, UplinkState,
 };
 
 pub const MARKER: &str = "hepto:acides:mars";
@@ -152,6 +152,10 @@ pub fn settings() -> Settings {
                 proto: Proto::Tcp,
                 port: 443,
             }],
+        },
+        bandwidth: Bandwidth {
+            rates: Rates::default(),
+            mesh_port: 51820,
         },
     }
 }

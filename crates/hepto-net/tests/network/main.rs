@@ -4,6 +4,7 @@
 
 mod adoption;
 mod advertisement;
+mod bandwidth;
 mod firewall;
 mod ipvlan;
 mod lab;

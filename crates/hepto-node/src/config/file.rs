@@ -30,6 +30,9 @@ pub struct File {
     /// `[k3s]`.
     #[serde(default)]
     pub k3s: K3sSection,
+    /// `[limits]`.
+    #[serde(default)]
+    pub limits: LimitsSection,
 }
 
 /// `[node]`: who this is, and where its data lies.
@@ -116,6 +119,62 @@ pub struct K3sSection {
     pub args: Option<Vec<Text>>,
     /// The longest time to drain the node at a stop.
     pub drain: Option<Text>,
+}
+
+/// `[limits]`: what the node may use of its host.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsSection {
+    /// Memory of everything that runs in the node.
+    pub memory: Option<Text>,
+    /// Processors, as a number.
+    pub cpu: Option<Spanned<f64>>,
+    /// Processes and threads.
+    pub pids: Option<Spanned<i64>>,
+    /// Bits a second through the uplink.
+    pub bandwidth: Option<Spanned<BandwidthValue>>,
+}
+
+/// `limits.bandwidth`: one rate for both directions, or `{ up = "…", down = "…" }`.
+#[derive(Debug)]
+pub struct BandwidthValue {
+    /// What the node sends.
+    pub up: Option<String>,
+    /// What it receives.
+    pub down: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for BandwidthValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = BandwidthValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a rate or { up = \"RATE\", down = \"RATE\" }")
+            }
+
+            fn visit_str<E: de::Error>(self, rate: &str) -> Result<Self::Value, E> {
+                Ok(BandwidthValue {
+                    up: Some(rate.to_owned()),
+                    down: Some(rate.to_owned()),
+                })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let (mut up, mut down) = (None, None);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "up" => up = Some(map.next_value()?),
+                        "down" => down = Some(map.next_value()?),
+                        _ => return Err(de::Error::invalid_type(de::Unexpected::Map, &self)),
+                    }
+                }
+                Ok(BandwidthValue { up, down })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// One of `network.gateways`: an address, or `{ via = "…", onlink = true }`.

@@ -6,6 +6,7 @@
 mod check;
 mod diagnostic;
 mod file;
+pub mod quantity;
 mod read;
 mod show;
 
@@ -55,6 +56,8 @@ pub struct Config {
     pub mesh: Mesh,
     /// `[k3s]`; `None` with `enabled = false`: mesh only, no sandbox.
     pub k3s: Option<K3s>,
+    /// `[limits]`.
+    pub limits: Limits,
 }
 
 /// Who this is, and where its data lies.
@@ -209,6 +212,21 @@ pub struct K3s {
     pub args: Vec<String>,
     /// The longest time to drain the node at a stop.
     pub drain: Duration,
+}
+
+/// What the node may use of its host; `None` each: as much as there is.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of init, k3s and pods, bytes.
+    pub memory: Option<u64>,
+    /// Processors of init, k3s and pods, thousandths of one.
+    pub cpu: Option<u32>,
+    /// Processes and threads of init, k3s and pods.
+    pub pids: Option<u32>,
+    /// What the node sends through its uplink, bits a second.
+    pub up: Option<u64>,
+    /// What the node receives through its uplink, bits a second.
+    pub down: Option<u64>,
 }
 
 /// The k3s token, by role.

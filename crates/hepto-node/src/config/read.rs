@@ -12,7 +12,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Diagnostic;
-use super::file::{ClusterSection, File, K3sSection, MeshSection, NetworkSection, NodeSection};
+use super::file::{
+    ClusterSection, File, K3sSection, LimitsSection, MeshSection, NetworkSection, NodeSection,
+};
 
 /// What was read, and what must not be reported as missing besides.
 #[derive(Debug, Default)]
@@ -153,6 +155,7 @@ fn wrong_type(cut: &Cut, message: &str) -> Diagnostic {
         .map_or(message, |(_, expected)| expected);
     let expected = match expected {
         "i64" => "a whole number without quotes",
+        "f64" => "a number without quotes",
         "a boolean" => "true or false without quotes",
         "a sequence" => "a list in square brackets",
         "a string" => "a string in double quotes",
@@ -253,6 +256,7 @@ fn known_keys(section: &str) -> Option<&'static [&'static str]> {
         "cluster" => Some(fields::<ClusterSection>()),
         "mesh" => Some(fields::<MeshSection>()),
         "k3s" => Some(fields::<K3sSection>()),
+        "limits" => Some(fields::<LimitsSection>()),
         _ => None,
     }
 }
@@ -324,7 +328,6 @@ fn refuse_key(
 /// Sections, keys and values that the design names and this version does not have: never silently accepted.
 fn later(section: &str, key: Option<(&str, &DeValue<'_>)>) -> Option<&'static str> {
     Some(match (section, key.map(|(name, _)| name)) {
-        ("limits", _) => "this version cannot limit a node's memory, processors or bandwidth yet",
         ("metrics", _) => "this version does not offer metrics yet",
         ("network", Some("addresses")) if key?.1.as_str() == Some("auto") => {
             "this version cannot take addresses from router advertisements yet"

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{Anchor, Config, FirewallMode, Gateway, Mode, OpenPort, Protocol};
+use super::{Anchor, Config, FirewallMode, Gateway, Mode, OpenPort, Protocol, quantity};
 use crate::k3s::acquire::Source;
 
 /// What `config show` prints. The sections are a config file that means the same.
@@ -25,6 +25,7 @@ struct Sections {
     cluster: Cluster,
     mesh: Mesh,
     k3s: K3s,
+    limits: Limits,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,6 +89,26 @@ struct K3s {
     drain: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct Limits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pids: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bandwidth: Option<BandwidthShown>,
+}
+
+#[derive(Debug, Serialize)]
+struct BandwidthShown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    up: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    down: Option<String>,
+}
+
 /// What follows from the file, for the reader.
 #[derive(Debug, Serialize)]
 struct Derived {
@@ -121,6 +142,7 @@ impl Shown {
                     endpoints: config.mesh.endpoints.clone(),
                 },
                 k3s: k3s(config.k3s.as_ref()),
+                limits: limits(&config.limits),
             },
             derived: Derived {
                 role: match (&config.k3s, config.is_master()) {
@@ -205,6 +227,24 @@ fn k3s(k3s: Option<&super::K3s>) -> K3s {
         }),
         args: k3s.map(|k3s| k3s.args.clone()).unwrap_or_default(),
         drain: k3s.map(|k3s| format!("{}s", k3s.drain.as_secs())),
+    }
+}
+
+fn limits(limits: &super::Limits) -> Limits {
+    let rate = |bits: u64| quantity::written(bits, quantity::DECIMAL);
+    let limited = limits.up.is_some() || limits.down.is_some();
+    Limits {
+        memory: limits
+            .memory
+            .map(|bytes| quantity::written(bytes, quantity::BINARY)),
+        cpu: limits
+            .cpu
+            .map(|thousandths| f64::from(thousandths) / 1000.0),
+        pids: limits.pids,
+        bandwidth: limited.then(|| BandwidthShown {
+            up: limits.up.map(rate),
+            down: limits.down.map(rate),
+        }),
     }
 }
 

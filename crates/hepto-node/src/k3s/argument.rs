@@ -66,6 +66,8 @@ pub struct Arguments {
     /// A cluster that hepto-node founded: it gets defaults that would harm an older one (`disable: traefik` deletes a
     /// Traefik that runs; `secrets-encryption` cannot simply be turned on).
     pub founded: bool,
+    /// What kubelet is to keep from pods because the host's owner did not grant it (`system-reserved`).
+    pub reserved: Option<String>,
     /// The operator's own arguments, in the form of k3s's command line.
     pub extra: Vec<String>,
 }
@@ -320,7 +322,14 @@ fn common(arguments: &Arguments) -> Settings {
     // The host's own iptables or containerd may be of any age.
     settings.flag("prefer-bundled-bin");
     // Homes: fewer writes to the datastore, and a node is not lost for a short cut (the server's half is 120 s).
-    settings.list("kubelet-arg", ["node-status-update-frequency=20s"]);
+    let reserved = arguments.reserved.iter();
+    let kubelet = reserved.map(|reserved| format!("system-reserved={reserved}"));
+    settings.list(
+        "kubelet-arg",
+        ["node-status-update-frequency=20s".to_owned()]
+            .into_iter()
+            .chain(kubelet),
+    );
     // Conntrack's limits are the host's; inside a network namespace kube-proxy may not write them.
     settings.list("kube-proxy-arg", ["conntrack-max-per-core=0"]);
     settings

@@ -226,6 +226,11 @@ impl Supervisor {
         self.machine.handle(Instant::now(), Event::Master { live });
     }
 
+    /// Why the limits of the host's owner do not hold for the sandbox that was taken over, where they do not.
+    pub fn unlimited(&self) -> Option<&sandbox::Error> {
+        self.sandbox.unlimited()
+    }
+
     /// What the operator is told.
     pub fn report(&self) -> Report {
         let now = Instant::now();

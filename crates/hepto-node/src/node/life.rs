@@ -179,7 +179,7 @@ impl<'a> Life<'a> {
                     return Ok(());
                 }
                 Happening::Asked(pending) => self.ask_mesh(pending),
-                Happening::Report((pending, report)) => self.answer(pending, &report),
+                Happening::Report((pending, report)) => self.answer(pending, &report).await,
                 Happening::Reload(asked) => self.reload.begin(self.state.run_directory(), asked),
                 Happening::Checked(checked) => self.hand_over(checked),
                 Happening::Watchdog => self.watchdog.look(self.tunnel, self.mesh),
@@ -422,10 +422,14 @@ impl<'a> Life<'a> {
         });
     }
 
-    fn answer(&self, pending: Pending, report: &Report) {
+    async fn answer(&self, pending: Pending, report: &Report) {
         let answer = match pending.ask {
             Ask::Peers => Answer::Peers(self.peer_statuses(report)),
-            Ask::Status | Ask::Stop | Ask::Reload => Answer::Status(Box::new(self.status(report))),
+            Ask::Status | Ask::Stop | Ask::Reload => {
+                // Counters that the kernel does not tell are left out.
+                let shaped = self.network.shaped().await.unwrap_or_default();
+                Answer::Status(Box::new(self.status(report, &shaped)))
+            }
         };
         // Who asked may have gone away.
         let _ = pending.answer.send(answer);

@@ -6,18 +6,19 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hepto_mesh::core::{self, AnchorState, GossipState};
 use hepto_mesh::driver::Report;
-use hepto_net::{Tuning, UplinkState};
+use hepto_net::{Shaped, Tuning, UplinkState};
 use hepto_tunnel::{Counters, Offload, PeerReport};
 
 use super::life::Life;
+use super::limits;
 use crate::config::{Config, FirewallMode, Mode};
 use crate::status::{
     AnchorStatus, MeshStatus, NetworkStatus, PeerStatus, Problem, Status, UplinkStatus,
 };
 
 impl Life<'_> {
-    /// The whole report. `report` is what the mesh's thread answered.
-    pub(super) fn status(&self, report: &Report) -> Status {
+    /// The whole report. `report` is what the mesh's thread answered, `shaped` what the kernel counted.
+    pub(super) fn status(&self, report: &Report, shaped: &Shaped) -> Status {
         let mesh = &report.core;
         let k3s = self.workload.report(self.config);
         let uplink = uplink(self.config, self.uplink);
@@ -58,6 +59,7 @@ impl Life<'_> {
                 refused: refused(report, &self.tunnel.counters()),
             },
             k3s,
+            limits: limits::status(self.config, self.state.run_directory(), shaped),
             problems,
         }
     }
@@ -76,6 +78,11 @@ impl Life<'_> {
             code: "E-NET-ADDR-DUP".into(),
             what: format!("{address} is in use by another machine on {}'s network", uplink.parent),
             fix: Some("give this node another address in network.addresses, or take it from the other machine".into()),
+        }));
+        problems.extend(self.workload.unlimited().map(|error| Problem {
+            code: error.code().into(),
+            what: error.to_string(),
+            fix: error.fix(),
         }));
         problems.extend(report.disk.iter().map(|disk| Problem {
             code: disk.code.into(),

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use hepto_mesh::address::Prefixes;
 use hepto_mesh::core::Anchor;
-use hepto_net::{Firewall, Gateway, OpenPort, Overlay, Proto, Settings, Uplink, UplinkKind};
+use hepto_net::{
+    Bandwidth, Firewall, Gateway, OpenPort, Overlay, Proto, Rates, Settings, Uplink, UplinkKind,
+};
 use ipnet::IpNet;
 
 use crate::config::{Config, FirewallMode, GOSSIP_PORT, Mode, Protocol};
@@ -61,6 +63,13 @@ pub fn network(config: &Config, attempt: u8) -> Settings {
                     })
                     .collect(),
             },
+        },
+        bandwidth: Bandwidth {
+            rates: Rates {
+                up: config.limits.up,
+                down: config.limits.down,
+            },
+            mesh_port: config.mesh.port,
         },
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hepto_net::Entry;
 use zeroize::Zeroizing;
 
+use super::limits;
 use super::settings::{self, OVERLAY_LINK};
 use crate::config::{ClusterSecret, Config, FirewallMode, K3s};
 use crate::fault::Fault;
@@ -244,6 +245,14 @@ impl Workload {
         }
     }
 
+    /// Why the limits of the host's owner do not hold, where they do not.
+    pub fn unlimited(&self) -> Option<&sandbox::Error> {
+        match &self.phase {
+            Phase::Running(supervisor) => supervisor.unlimited(),
+            _ => None,
+        }
+    }
+
     /// What `status` shows; `None` without k3s.
     pub fn report(&self, config: &Config) -> Option<K3sStatus> {
         let idle = |state: &str, since: Instant, detail: String| K3sStatus {
@@ -372,6 +381,7 @@ fn sandbox_settings(
             .map(sandbox::mask)
             .collect(),
         visible,
+        limits: limits::of_sandbox(&config.limits),
         executable: PathBuf::from("/proc/self/exe"),
     }
 }
@@ -413,6 +423,7 @@ fn k3s_settings(
             .collect(),
         bind_overlay: config.network.firewall == FirewallMode::None,
         founded: false,
+        reserved: limits::reserved(&config.limits),
         extra: k3s.args.clone(),
     };
     k3s::Settings {

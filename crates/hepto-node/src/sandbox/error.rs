@@ -102,6 +102,14 @@ pub enum Error {
         /// Their cgroup on the host.
         path: PathBuf,
     },
+    /// A limit of the host's owner could not be applied.
+    #[error("cannot limit the node ({what}): {why}")]
+    Limit {
+        /// The cgroup's file, the scope or the controller.
+        what: String,
+        /// The reason of the kernel or of systemd.
+        why: String,
+    },
     /// No resolver is left that the node could reach.
     #[error("none of the host's resolvers ({refused}) can be reached from the node")]
     NoResolver {
@@ -125,6 +133,7 @@ impl Error {
             Error::Init { .. } => "E-SANDBOX-INIT",
             Error::Version { .. } => "E-SANDBOX-VERSION",
             Error::Survivors { .. } => "E-SANDBOX-SURVIVORS",
+            Error::Limit { .. } => "E-LIMITS-APPLY",
             Error::NoResolver { .. } => "E-DNS-NONE",
         }
     }
@@ -151,6 +160,12 @@ impl Error {
             }
             Error::NoResolver { .. } => {
                 "set network.dns to resolvers that the node can reach".into()
+            }
+            Error::Limit { what, .. } if what == "memory" => {
+                "boot this machine with `cgroup_enable=memory`, or remove limits.memory".into()
+            }
+            Error::Limit { .. } => {
+                "raise or remove this limit in [limits]; what the node uses is in `status`".into()
             }
             Error::Program { .. } => {
                 "check that k3s.binary names an executable file of this machine's kind".into()

@@ -16,7 +16,7 @@ use super::contact::Contact;
 use super::descriptor::watch;
 use super::state::State;
 use super::wire::{self, Reply, Request};
-use super::{Error, Event, Program, SOCKET, Settings, end, file, launch};
+use super::{Error, Event, Program, SOCKET, Settings, end, file, launch, limit};
 
 /// A running sandbox: the connection to its init. Dropping it leaves the node running.
 pub struct Sandbox {
@@ -25,6 +25,8 @@ pub struct Sandbox {
     pid: i32,
     run_directory: PathBuf,
     adopted: bool,
+    /// Why the limits of the day could not be applied to a node that runs.
+    unlimited: Option<Error>,
     /// The programs that were started, with the pid of those that run.
     programs: BTreeMap<String, Option<i32>>,
     gone: bool,
@@ -42,7 +44,7 @@ impl Sandbox {
         if let Ok(contact) = Contact::open(&settings.run_directory, true) {
             let contact = contact.agreed()?;
             if is_in(contact.pid, &settings.netns) {
-                return Sandbox::adopt(contact, settings);
+                return Sandbox::adopt(contact, settings).await;
             }
             tracing::warn!(
                 netns = %settings.netns.display(),
@@ -54,6 +56,8 @@ impl Sandbox {
         }
         let started = async {
             launch::start(settings).await?;
+            // Before anything but init runs in it.
+            limit::apply(&settings.run_directory, &settings.limits).await?;
             let contact = Contact::open(&settings.run_directory, true)?.agreed()?;
             Sandbox::new(contact, &settings.run_directory, false)
         };
@@ -67,9 +71,14 @@ impl Sandbox {
         }
     }
 
-    fn adopt(contact: Contact, settings: &Settings) -> Result<Sandbox, Error> {
+    async fn adopt(contact: Contact, settings: &Settings) -> Result<Sandbox, Error> {
         let run_directory = &settings.run_directory;
-        let sandbox = Sandbox::new(contact, run_directory, true)?;
+        let mut sandbox = Sandbox::new(contact, run_directory, true)?;
+        // Pods that run are not ended for a limit that they exceed: it is told.
+        if let Err(error) = limit::apply(run_directory, &settings.limits).await {
+            tracing::error!(code = error.code(), fix = error.fix(), "{error}");
+            sandbox.unlimited = Some(error);
+        }
         file::write_network(run_directory, &settings.hosts, &settings.resolv_conf)?;
         warn_of_changes(settings);
         Ok(sandbox)
@@ -83,6 +92,7 @@ impl Sandbox {
             pid: contact.pid,
             run_directory: run_directory.to_owned(),
             adopted,
+            unlimited: None,
             programs: BTreeMap::new(),
             gone: false,
         })
@@ -91,6 +101,11 @@ impl Sandbox {
     /// Whether init was running already.
     pub fn adopted(&self) -> bool {
         self.adopted
+    }
+
+    /// Why the limits could not be applied to a node that ran already.
+    pub fn unlimited(&self) -> Option<&Error> {
+        self.unlimited.as_ref()
     }
 
     /// The host's pid of a process of the node, known inside as `pid`. Looks through all of /proc.

@@ -49,6 +49,18 @@ pub fn init() -> io::Result<()> {
     }
 }
 
+/// `oom_score_adj` of init (proc_pid_oom_score_adj(5)): when the node's memory runs out, whoever uses it ends, and not
+/// the one whose end is everybody's. kubelet gives itself the same.
+const SPARED: &str = "-999";
+/// That of every program: the service's own score is not theirs.
+const ORDINARY: &str = "0";
+
+/// Not permitted where it lowers the score and CAP_SYS_RESOURCE is missing; then init has that of its programs.
+fn score(score: &str) {
+    let file = "/proc/self/oom_score_adj";
+    let _ = std::fs::write(file, score).or_else(|_| std::fs::write(file, ORDINARY));
+}
+
 /// One connection to the socket.
 struct Client {
     socket: OwnedFd,
@@ -78,8 +90,7 @@ impl Init {
         // A terminal's signals are for the supervisor; and the service's own score is no pod's.
         rustix::process::setsid()
             .map_err(|error| launch::namespace("leave the terminal", error))?;
-        // Not permitted where it lowers the score and CAP_SYS_RESOURCE is missing; then it stays.
-        let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+        score(SPARED);
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let mut blocked = SigSet::empty();
         blocked.add(Signal::SIGCHLD);
@@ -388,13 +399,15 @@ impl Init {
         }
     }
 
-    /// The child inherits the signal mask and the cgroup of the moment.
+    /// The child inherits the signal mask, the cgroup and the score of the moment.
     fn bear(&self, command: &mut Command) -> io::Result<u32> {
         if self.unified {
             cgroup::stand_in("k3s").map_err(io::Error::other)?;
         }
         self.blocked.thread_unblock()?;
+        score(ORDINARY);
         let child = command.spawn();
+        score(SPARED);
         self.blocked.thread_block()?;
         if self.unified {
             cgroup::stand_in("init").map_err(io::Error::other)?;

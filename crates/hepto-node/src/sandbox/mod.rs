@@ -19,6 +19,7 @@ mod handle;
 mod inherit;
 mod init;
 mod launch;
+pub mod limit;
 mod log;
 mod mount;
 mod mountpoint;
@@ -36,6 +37,7 @@ pub use file::{hosts, mask, resolv_conf, write_hosts, write_network};
 pub use handle::{Sandbox, cleanup};
 pub use init::init;
 pub use launch::sandbox;
+pub use limit::Limits;
 pub use mount::enter_network;
 
 /// init's socket in the run directory.
@@ -93,6 +95,9 @@ pub struct Settings {
     pub hidden: Vec<PathBuf>,
     /// Files and folders shown read-only although they lie under something hidden, such as the k3s binary.
     pub visible: Vec<PathBuf>,
+    /// What everything in the node may use together.
+    #[serde(default)]
+    pub limits: Limits,
     /// Our own program, started again as `sandbox` and `init`; `/proc/self/exe` but in tests.
     pub executable: PathBuf,
 }

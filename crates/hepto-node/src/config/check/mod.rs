@@ -2,6 +2,7 @@
 
 mod cluster;
 mod k3s;
+mod limits;
 mod mesh;
 mod network;
 mod node;
@@ -89,6 +90,13 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
     );
     let anchors = cluster::anchors(&file.cluster, identity.as_ref(), own_name, checking);
     let k3s = k3s::k3s(&file.k3s, checking);
+    let is_master = (own_name.zip(identity.as_ref())).is_some_and(|(own, ids)| *own == ids.master);
+    let limits = limits::limits(
+        &file.limits,
+        k3s::is_enabled(&file.k3s),
+        is_master,
+        checking,
+    );
     node::secret_data(&file.node, node.as_ref(), keys.as_ref(), checking);
 
     let (identity, plan, keys, k3s) = (identity?, plan?, keys?, k3s?);
@@ -116,6 +124,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
                 drain: k3s.drain,
             }),
         },
+        limits: limits?,
     })
 }
 

@@ -165,10 +165,7 @@ fn keys_of_later_versions_are_refused_and_never_ignored() {
         .edit("[cluster]", "[cluster]\noperator = \"x\"")
         .edit("[mesh]", "[mesh]\naddressing = \"wesher\"")
         .edit("[k3s]", "[k3s]\nversion = \"v1\"\nsha256 = \"0\"")
-        .edit(
-            "[node]",
-            "[limits]\nmemory = \"4G\"\n[metrics]\nlisten = \"x\"\n[node]",
-        );
+        .edit("[node]", "[metrics]\nlisten = \"x\"\n[node]");
     insta::assert_snapshot!(home.said());
 }
 

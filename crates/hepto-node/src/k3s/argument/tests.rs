@@ -29,6 +29,7 @@ fn arguments(role: Role) -> Arguments {
         uplink: vec![],
         bind_overlay: false,
         founded: true,
+        reserved: None,
         extra: vec![],
     }
 }
@@ -49,6 +50,26 @@ fn read(text: &str) -> BTreeMap<String, serde_json::Value> {
             )
         })
         .collect()
+}
+
+#[test]
+fn what_the_owner_keeps_is_told_to_kubelet() {
+    let told = |extra: &[&str]| {
+        let arguments = Arguments {
+            reserved: Some("cpu=2500m,memory=2147483648".into()),
+            extra: extra.iter().map(ToString::to_string).collect(),
+            ..arguments(Role::Agent)
+        };
+        let text = render(&arguments);
+        let line = text.lines().find(|line| line.starts_with("kubelet-arg"));
+        line.unwrap_or_default().to_owned()
+    };
+    let ours = "kubelet-arg: [\"node-status-update-frequency=20s\", \"system-reserved=cpu=2500m,memory=2147483648\"";
+    assert_eq!(told(&[]), format!("{ours}]"));
+    assert_eq!(
+        told(&["--kubelet-arg=max-pods=20"]),
+        format!("{ours}, \"max-pods=20\"]")
+    );
 }
 
 #[test]

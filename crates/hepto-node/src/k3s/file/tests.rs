@@ -81,6 +81,7 @@ fn settings(role: Role, directory: &Path) -> Settings {
             uplink: vec![],
             bind_overlay: false,
             founded: false,
+            reserved: None,
             extra: vec![],
         },
         secret: match role {

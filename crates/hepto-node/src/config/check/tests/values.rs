@@ -415,3 +415,53 @@ fn k3s() {
     assert!(!all.contains("-secret\""), "a secret is shown");
     insta::assert_snapshot!(all);
 }
+
+#[test]
+fn limits() {
+    let with = |line: &'static str| said_after(&[("[k3s]", &format!("[limits]\n{line}\n[k3s]"))]);
+    let said: Vec<String> = [
+        "memory = \"512M\"",
+        "memory = \"4GB\"",
+        "memory = 4",
+        "cpu = 0.1",
+        "cpu = 150000",
+        "cpu = \"150%\"",
+        "pids = 100",
+        "pids = 9999999",
+        "bandwidth = \"500K\"",
+        "bandwidth = \"20Mbit\"",
+        "bandwidth = { up = \"1K\", down = \"99G\" }",
+        "bandwidth = { sideways = \"20M\" }",
+        "bandwith = \"20M\"",
+    ]
+    .map(with)
+    .to_vec();
+    insta::assert_snapshot!(said.join("\n\n--------\n\n"));
+
+    let good =
+        "[limits]\nmemory = \"4G\"\ncpu = 2\npids = 4096\nbandwidth = { up = \"20M\" }\n[k3s]";
+    let limits = Home::new()
+        .edit("[k3s]", good)
+        .check()
+        .expect("good")
+        .0
+        .limits;
+    let wanted = crate::config::Limits {
+        memory: Some(4 << 30),
+        cpu: Some(2000),
+        pids: Some(4096),
+        up: Some(20_000_000),
+        down: None,
+    };
+    assert_eq!(limits, wanted);
+
+    let mesh = Home::new()
+        .edit("enabled = true", "enabled = false")
+        .edit("[k3s]", "[limits]\ncpu = 1\nbandwidth = \"20M\"\n[k3s]");
+    assert!(
+        mesh.said().contains("W-LIMITS-MESH-ONLY"),
+        "{}",
+        mesh.said()
+    );
+    assert!(mesh.check().is_ok());
+}
