@@ -9,6 +9,7 @@ mod cluster;
 mod contract;
 mod crash;
 mod health;
+mod pause;
 mod reload;
 mod secret;
 mod stop;

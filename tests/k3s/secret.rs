@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hepto_tests::isolated;
 
-use crate::{end, folder, k3s_log, reaches, server, with_k3s};
+use crate::{end, folder, k3s, k3s_log, reaches, server, with_k3s};
 
 #[test]
 fn tokens_are_in_no_argument_environment_log_or_readable_file() {
@@ -19,10 +19,29 @@ fn tokens_are_in_no_argument_environment_log_or_readable_file() {
         node.start();
         reaches(&node, "ready");
         let etc = folder(&node, "etc-rancher").join("k3s");
-        let secrets: Vec<String> = ["token", "agent-token"]
-            .iter()
-            .map(|name| fs::read_to_string(etc.join(name)).expect("a token"))
-            .collect();
+        let mut files = vec![
+            lab.directory.join("overlay.key"),
+            lab.directory.join("cluster.key"),
+        ];
+        files.extend(["token", "agent-token"].map(|name| etc.join(name)));
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path)
+                .expect("a secret")
+                .trim()
+                .to_owned()
+        };
+        let mut secrets: Vec<String> = files.iter().map(read).collect();
+        // The node's own private keys: those lines and words of the file that are long enough to be one.
+        let own = fs::read_to_string(folder(&node, "identity").join("node.key"));
+        let own = own.expect("the node's keys");
+        let words = own
+            .split([' ', '=', ':', '\n', '"'])
+            .filter(|word| word.len() >= 40);
+        secrets.extend(words.map(str::to_owned));
+        assert!(
+            secrets.len() >= 6,
+            "two keys of the node's own are looked for"
+        );
         assert!(
             secrets.iter().all(|secret| secret.len() >= 32),
             "they are worth hiding"
@@ -49,10 +68,18 @@ fn tokens_are_in_no_argument_environment_log_or_readable_file() {
             "status",
             node.status().expect("it runs").to_string().as_bytes(),
         );
-        for file in readable(&folder(&node, "").join("."))
-            .into_iter()
-            .chain(readable(Path::new("/run")))
-        {
+        let pid = &k3s(&node).expect("it runs")["pid"];
+        let inside = PathBuf::from(format!("/proc/{pid}/root"));
+        assert!(inside.join("run/hepto").is_dir(), "the node's view is seen");
+        let places = [
+            folder(&node, ""),
+            PathBuf::from("/run"),
+            // What k3s and its pods see in place of the host's.
+            inside.join("tmp"),
+            inside.join("run"),
+            lab.directory.clone(),
+        ];
+        for file in places.iter().flat_map(|place| readable(place)) {
             clean(
                 &file.display().to_string(),
                 &fs::read(&file).unwrap_or_default(),

@@ -39,6 +39,10 @@ pub enum Ask {
     Peers,
     /// Stop; the connection stays open until the process ends.
     Stop,
+    /// End k3s and its pods until `Resume`; the mesh stays.
+    Pause,
+    /// Start k3s again.
+    Resume,
     /// Let the installed program take over; the connection stays open until it does.
     Reload,
 }
@@ -53,7 +57,11 @@ pub enum Answer {
     Peers(Vec<PeerStatus>),
     /// To `Stop`.
     Stopping,
-    /// To `Reload`: it cannot be, for this reason; nothing has changed.
+    /// To `Pause`, when all has ended.
+    Paused,
+    /// To `Resume`.
+    Resumed,
+    /// To `Reload`, `Pause` and `Resume`: it cannot be, for this reason.
     Refused(String),
     /// The request was not understood.
     Error(String),
@@ -189,6 +197,15 @@ impl Client {
         self.send(request)?;
         let answer = self.receive()?;
         answer.context("the node closed its control socket")
+    }
+
+    /// Asks one thing whose answer may take as long as `limit`.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn ask_within(&mut self, request: Ask, limit: Duration) -> anyhow::Result<Answer> {
+        self.stream.get_mut().set_read_timeout(Some(limit))?;
+        self.ask(request)
     }
 
     fn send(&mut self, request: Ask) -> anyhow::Result<()> {

@@ -19,6 +19,7 @@ mod state;
 mod status;
 mod target;
 mod uapi;
+mod uninstall;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ mod anchor;
 mod fixed;
 mod life;
 mod limits;
+mod pause;
 mod reload;
 mod report;
 mod service;

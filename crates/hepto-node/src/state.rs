@@ -172,6 +172,14 @@ pub fn lock_remains(record: &Record) -> Result<Option<Flock<File>>, Fault> {
     }
 }
 
+/// Takes the lock of the node whose folder this is: nobody starts it as long as the result lives.
+///
+/// # Errors
+/// `E-RUN-TWICE` while another process runs it, `E-STORAGE` when the lock cannot be opened.
+pub fn hold(directory: &Path) -> Result<Flock<File>, Fault> {
+    lock::take(directory)
+}
+
 /// The storage of a node belongs to one cluster: two clusters may both have a `mars`, but not in one folder.
 fn claim(directory: &Path, config: &Config) -> Result<(), Fault> {
     let path = directory.join("cluster");
@@ -263,7 +271,7 @@ fn storage_absent(config: &Config, known: &str, found: &str) -> Fault {
 }
 
 /// `<config>.identity`.
-fn identity_note(config: &Path) -> PathBuf {
+pub fn identity_note(config: &Path) -> PathBuf {
     let mut name = config.as_os_str().to_owned();
     name.push(".identity");
     PathBuf::from(name)

@@ -7,10 +7,12 @@ mod import;
 mod keys;
 mod kubectl;
 mod manual;
+mod pause;
 mod reload;
 mod run;
 mod show;
 mod stop;
+mod uninstall;
 mod wait;
 
 use std::path::PathBuf;
@@ -53,8 +55,14 @@ enum Command {
     Kubectl(kubectl::KubectlArgs),
     /// Take up a changed config or a newly installed hepto-node; pods run on
     Reload(reload::ReloadArgs),
+    /// End k3s and its pods until `resume`, also over restarts; the mesh stays up
+    Pause(pause::PauseArgs),
+    /// Start k3s again after `pause`
+    Resume(pause::PauseArgs),
     /// Stop the node: k3s, pods, mesh and namespace
     Stop(stop::StopArgs),
+    /// Take the node off this machine
+    Uninstall(uninstall::UninstallArgs),
     /// Three homes on this machine, for a first look
     Demo(demo::DemoArgs),
     /// Print the shell's completions
@@ -92,7 +100,10 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::run(args),
         Command::Kubectl(args) => kubectl::run(args),
         Command::Reload(args) => reload::run(args),
+        Command::Pause(args) => pause::pause(args),
+        Command::Resume(args) => pause::resume(args),
         Command::Stop(args) => stop::run(args),
+        Command::Uninstall(args) => uninstall::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Completions(args) => manual::completions(Cli::command(), &args),

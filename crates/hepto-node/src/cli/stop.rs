@@ -10,8 +10,9 @@ use clap::Args;
 use super::Target;
 use crate::control::{Ask, Client};
 use crate::fault::{Exit, Fault};
+use crate::sandbox;
 use crate::state::{self, Record};
-use crate::{sandbox, target};
+use crate::target::{self, RunDirectory};
 
 /// The longest time that a node may take to stop; more than any drain allows.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -28,6 +29,16 @@ pub struct StopArgs {
 /// Stops the node and waits for its end; cleans up after one that died.
 pub fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
     let run_directory = target::resolve(&args.target)?;
+    stop(&run_directory)?;
+    eprintln!(
+        "{} has stopped, and left nothing but its storage",
+        run_directory.name()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops a node, or cleans up after one that died; where neither is, there is nothing to do.
+pub(super) fn stop(run_directory: &RunDirectory) -> anyhow::Result<()> {
     match Client::connect(&run_directory.path) {
         Ok(mut client) => {
             client.ask(Ask::Stop)?;
@@ -52,11 +63,7 @@ pub fn run(args: StopArgs) -> anyhow::Result<ExitCode> {
         }
         Err(_) => clean(&run_directory.path)?,
     }
-    eprintln!(
-        "{} has stopped, and left nothing but its storage",
-        run_directory.name()
-    );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Takes down what a node whose supervisor died has left.

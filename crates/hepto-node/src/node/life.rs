@@ -84,6 +84,8 @@ pub(super) struct Life<'a> {
     pub(super) signals: &'a mut Signals,
     pub(super) reload: Reload,
     pub(super) watchdog: Watchdog,
+    /// Who waits for the node to be paused.
+    pub(super) pausing: Vec<oneshot::Sender<Answer>>,
 }
 
 impl<'a> Life<'a> {
@@ -136,6 +138,7 @@ impl<'a> Life<'a> {
             signals,
             reload: Reload::new(successor.clone()),
             watchdog: Watchdog::new(),
+            pausing: Vec::new(),
             config,
             state,
             network,
@@ -173,11 +176,14 @@ impl<'a> Life<'a> {
                 Happening::Workload(Step::Went) => {}
                 Happening::Workload(Step::Acquired) => self.on_sessions().await?,
                 Happening::Workload(Step::Lost) => self.workload.clear().await,
+                Happening::Workload(Step::Paused(failures)) => self.on_paused(&failures),
                 Happening::Asked(pending) if pending.ask == Ask::Stop => {
                     let _ = pending.answer.send(Answer::Stopping);
                     service::stopping("hepto-node stop");
                     return Ok(());
                 }
+                Happening::Asked(pending) if pending.ask == Ask::Pause => self.on_pause(pending),
+                Happening::Asked(pending) if pending.ask == Ask::Resume => self.on_resume(pending),
                 Happening::Asked(pending) => self.ask_mesh(pending),
                 Happening::Report((pending, report)) => self.answer(pending, &report).await,
                 Happening::Reload(asked) => self.reload.begin(self.state.run_directory(), asked),
@@ -425,7 +431,7 @@ impl<'a> Life<'a> {
     async fn answer(&self, pending: Pending, report: &Report) {
         let answer = match pending.ask {
             Ask::Peers => Answer::Peers(self.peer_statuses(report)),
-            Ask::Status | Ask::Stop | Ask::Reload => {
+            Ask::Status | Ask::Stop | Ask::Reload | Ask::Pause | Ask::Resume => {
                 // Counters that the kernel does not tell are left out.
                 let shaped = self.network.shaped().await.unwrap_or_default();
                 Answer::Status(Box::new(self.status(report, &shaped)))

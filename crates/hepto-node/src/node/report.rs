@@ -10,7 +10,7 @@ use hepto_net::{Shaped, Tuning, UplinkState};
 use hepto_tunnel::{Counters, Offload, PeerReport};
 
 use super::life::Life;
-use super::limits;
+use super::{limits, pause};
 use crate::config::{Config, FirewallMode, Mode};
 use crate::status::{
     AnchorStatus, MeshStatus, NetworkStatus, PeerStatus, Problem, Status, UplinkStatus,
@@ -95,6 +95,14 @@ impl Life<'_> {
                 .tuning()
                 .and_then(|tuning| untuned(&uplink.parent, &tuning)),
         );
+        problems.extend(self.workload.paused().map(|since| Problem {
+            code: "W-NODE-PAUSED".into(),
+            what: format!(
+                "the node is paused since {}: no pods run",
+                pause::moment(since)
+            ),
+            fix: Some("hepto-node resume".into()),
+        }));
         match uplink.state.as_str() {
             "waiting" => problems.push(Problem {
                 code: "W-NET-PARENT-ABSENT".into(),

@@ -5,14 +5,15 @@
 //! member is, or for [`ALONE`], since the first node of a cluster is alone.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hepto_net::Entry;
 use zeroize::Zeroizing;
 
-use super::limits;
 use super::settings::{self, OVERLAY_LINK};
+use super::{limits, pause};
 use crate::config::{ClusterSecret, Config, FirewallMode, K3s};
 use crate::fault::Fault;
 use crate::k3s::acquire::{Acquired, Acquisition, History, Known, Order, Store};
@@ -36,7 +37,12 @@ pub enum Step {
     Acquired,
     /// The sandbox is lost; [`Workload::step`] makes it again.
     Lost,
+    /// All has ended for a pause; what could not be removed.
+    Paused(Vec<String>),
 }
+
+/// The end of what runs, under way.
+type Ending = Pin<Box<dyn Future<Output = Vec<sandbox::Error>>>>;
 
 enum Phase {
     /// Mesh only.
@@ -47,6 +53,10 @@ enum Phase {
     Running(Box<Supervisor>),
     /// The sandbox is lost.
     Lost { until: Instant },
+    /// The node was paused then, and what runs is ended.
+    Pausing { since: SystemTime, ending: Ending },
+    /// The node was paused then, and nothing runs.
+    Paused { since: SystemTime },
 }
 
 /// The workload of one node.
@@ -66,11 +76,23 @@ impl Workload {
     /// Nothing runs yet.
     pub fn new(config: &Config, run_directory: &Path, entry: Entry) -> Self {
         let since = Instant::now();
-        let phase = match config.k3s {
-            Some(_) => Phase::Waiting { since },
-            None => Phase::Off,
+        let paused = pause::since(&config.node_directory());
+        let phase = match (&config.k3s, paused) {
+            // What a supervisor that died half-way has left is ended first.
+            (Some(_), Some(since)) => Phase::Pausing {
+                since,
+                ending: remains(run_directory),
+            },
+            (Some(_), None) => Phase::Waiting { since },
+            (None, _) => Phase::Off,
         };
-        if config.k3s.is_some() && !config.is_master() && !Self::has_run(config) {
+        if let Phase::Pausing { since, .. } = phase {
+            tracing::info!(
+                since = pause::moment(since),
+                "paused: hepto-node resume starts k3s again"
+            );
+        }
+        if matches!(phase, Phase::Waiting { .. }) && !config.is_master() && !Self::has_run(config) {
             let master = &config.cluster.master;
             tracing::info!(%master, "k3s is started as soon as the master is a live peer");
         }
@@ -81,7 +103,9 @@ impl Workload {
             run_directory: run_directory.to_owned(),
             entry,
             master_live: false,
-            acquisition: order(config).map(Acquisition::start),
+            acquisition: order(config)
+                .filter(|_| paused.is_none())
+                .map(Acquisition::start),
             running: History::read(&node_directory).ran.filter(|_| runs),
             node_directory,
         }
@@ -111,7 +135,7 @@ impl Workload {
             // A k3s that runs from before is taken over at once.
             Phase::Waiting { .. } => self.master_live || Self::has_run(config),
             Phase::Lost { until } => Instant::now() >= until,
-            Phase::Off | Phase::Running(_) => false,
+            Phase::Off | Phase::Running(_) | Phase::Pausing { .. } | Phase::Paused { .. } => false,
         };
         in_time && self.candidate().is_some()
     }
@@ -170,6 +194,11 @@ impl Workload {
 
     /// Waits for the next thing to happen; for ever where nothing runs. Cancel-safe.
     pub async fn step(&mut self) -> Step {
+        if let Phase::Pausing { since, ending } = &mut self.phase {
+            let (since, failures) = (*since, ending.await);
+            self.phase = Phase::Paused { since };
+            return Step::Paused(failures.iter().map(ToString::to_string).collect());
+        }
         let Some(acquisition) = &mut self.acquisition else {
             return std::future::pending().await;
         };
@@ -225,6 +254,62 @@ impl Workload {
         }
     }
 
+    /// Begins to end what runs, until [`Workload::resume`]; whether there is something to wait for ([`Step::Paused`]).
+    ///
+    /// # Errors
+    /// `E-PAUSE-MESH` for a node that runs no k3s; when the pause cannot be noted on the disk, in which case nothing ends.
+    pub fn pause(&mut self, config: &Config) -> Result<bool, Fault> {
+        match self.phase {
+            Phase::Off => {
+                let what = "this node is one of the mesh alone: there is no k3s to pause";
+                return Err(Fault::new("E-PAUSE-MESH", what)
+                    .fix("hepto-node stop ends it; as a unit: systemctl disable --now"));
+            }
+            Phase::Pausing { .. } => return Ok(true),
+            Phase::Paused { .. } => return Ok(false),
+            _ => {}
+        }
+        let since = pause::set(&config.node_directory())?;
+        let before = std::mem::replace(&mut self.phase, Phase::Paused { since });
+        let ending: Ending = match before {
+            Phase::Running(supervisor) => Box::pin(supervisor.stop()),
+            _ => remains(&self.run_directory),
+        };
+        self.phase = Phase::Pausing { since, ending };
+        self.running = None;
+        Ok(true)
+    }
+
+    /// Lets k3s start again.
+    ///
+    /// # Errors
+    /// `E-PAUSE-BUSY` while the node is still being paused; when the mark of the pause cannot be removed.
+    pub fn resume(&mut self, config: &Config) -> Result<(), Fault> {
+        match self.phase {
+            Phase::Pausing { .. } => {
+                let fault = Fault::new("E-PAUSE-BUSY", "k3s and its pods are still ending");
+                return Err(fault.fix("try again when hepto-node status says that it is paused"));
+            }
+            Phase::Paused { .. } => {}
+            _ => return Ok(()),
+        }
+        pause::lift(&config.node_directory())?;
+        if self.acquisition.is_none() {
+            self.acquisition = order(config).map(Acquisition::start);
+        }
+        let since = Instant::now();
+        self.phase = Phase::Waiting { since };
+        Ok(())
+    }
+
+    /// Since when the node is paused; `None` when it is not.
+    pub fn paused(&self) -> Option<SystemTime> {
+        match self.phase {
+            Phase::Pausing { since, .. } | Phase::Paused { since } => Some(since),
+            _ => None,
+        }
+    }
+
     /// Removes what is left of a lost sandbox; it is made again after [`RETRY`].
     pub async fn clear(&mut self) {
         let lost = Phase::Lost {
@@ -265,6 +350,17 @@ impl Workload {
         };
         match &self.phase {
             Phase::Off => None,
+            Phase::Pausing { since, .. } | Phase::Paused { since } => {
+                let over = matches!(self.phase, Phase::Paused { .. });
+                Some(K3sStatus {
+                    since_s: since.elapsed().unwrap_or_default().as_secs(),
+                    ..idle(
+                        if over { "paused" } else { "pausing" },
+                        Instant::now(),
+                        format!("since {}; hepto-node resume ends it", pause::moment(*since)),
+                    )
+                })
+            }
             Phase::Waiting { since } => {
                 if let Some(detail) = self.acquiring() {
                     return Some(idle("acquiring", *since, detail));
@@ -334,10 +430,17 @@ impl Workload {
     pub async fn stop(self) -> Vec<String> {
         let failures = match self.phase {
             Phase::Running(supervisor) => supervisor.stop().await,
-            _ => sandbox::cleanup(&self.run_directory, UNKNOWN).await,
+            Phase::Pausing { ending, .. } => ending.await,
+            _ => remains(&self.run_directory).await,
         };
         failures.iter().map(ToString::to_string).collect()
     }
+}
+
+/// Ends what an earlier run left, and this one has not taken over.
+fn remains(run_directory: &Path) -> Ending {
+    let run_directory = run_directory.to_owned();
+    Box::pin(async move { sandbox::cleanup(&run_directory, UNKNOWN).await })
 }
 
 /// What happens to a k3s that runs; nothing where none does.
