@@ -143,7 +143,11 @@ impl Node {
             .flatten()
             .map(|entry| entry.file_name())
             // They are the run's, not the sandbox's.
-            .filter(|name| name != "hosts" && name != "resolv.conf")
+            .filter(|name| {
+                !["hosts", "resolv.conf", "wireguard"]
+                    .iter()
+                    .any(|own| name == own)
+            })
             .collect();
         ensure!(left.is_empty(), "left in the run directory: {left:?}");
         let cgroups = cgroups(&format!("{}.{}", self.settings.cluster, self.settings.node));
