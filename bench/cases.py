@@ -41,6 +41,11 @@ class Case:
     # Peers of a hub, for the cases that have one.
     crowd: int = 0
 
+    @property
+    def once(self) -> bool:
+        """Measured in the first round alone: memory and idling do not depend on what else the machine does."""
+        return self.crowd > 0
+
     def suits(self, peer: peers.Peer) -> bool:
         return peer.only is None or self.name in peer.only
 

@@ -75,7 +75,7 @@ def rounds(wanted: settings.Settings, contenders: list[peers.Peer], results: rep
     present = [peer for peer in contenders if not peer.missing]
     try:
         for number in range(wanted.rounds):
-            for case in wanted.cases:
+            for case in (case for case in wanted.cases if not (number and case.once)):
                 for peer in (peer for peer in present if case.suits(peer)):
                     figures = one(case, peer, labs, wanted)
                     results.add(number, case, peer, figures)

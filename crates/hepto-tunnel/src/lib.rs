@@ -24,6 +24,8 @@ mod address;
 mod batch;
 #[cfg(feature = "without-crypto")]
 mod clear;
+#[cfg(all(target_arch = "x86_64", any(target_env = "musl", test)))]
+mod copy;
 mod delivery;
 mod observer;
 mod packet;
