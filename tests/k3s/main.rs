@@ -9,6 +9,7 @@ mod cluster;
 mod contract;
 mod crash;
 mod health;
+mod limits;
 mod pause;
 mod reload;
 mod secret;

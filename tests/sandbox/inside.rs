@@ -11,6 +11,7 @@ use crate::host::{self, Node, drive, run, script, spawn, stop};
 
 pub const TESTS: &[Test] = &[
     ("the_node_has_an_init_a_name_and_files_of_its_own", own),
+    ("every_place_that_k3s_looks_for_is_there", places),
     ("storage_and_keys_are_hidden_and_data_is_not", hidden),
     ("a_link_to_a_stub_resolver_is_followed", stub_resolver),
     ("kubelets_sysctls_do_not_reach_the_host", sysctls),
@@ -90,6 +91,94 @@ fn own() -> Result<()> {
             node.shell("cat /etc/machine-id /etc/rancher/node/password")? == format!("{id}\nkept")
         );
         stop(sandbox, GRACE).await
+    })
+}
+
+/// What of the list in `mount.rs` depends on the host, and what k3s, kubelet and containerd fail without.
+fn places() -> Result<()> {
+    drive(async {
+        let node = Node::new("grumpy")?;
+        let sandbox = node.start().await?;
+        let mounts = node.shell("cat /proc/self/mountinfo")?;
+        let at = |place: &str| {
+            mounts
+                .lines()
+                .filter(|line| line.contains(&format!(" {place} ")))
+                .collect::<Vec<_>>()
+        };
+        for place in [
+            "/proc",
+            "/sys",
+            "/run",
+            "/tmp",
+            "/srv",
+            "/srv/data",
+            "/etc/hosts",
+            "/etc/hostname",
+            "/etc/machine-id",
+            "/var/lib/rancher/k3s",
+            "/var/lib/kubelet",
+            "/var/lib/cni",
+            "/var/log",
+            "/etc/rancher",
+            "/etc/cni",
+            "/opt/cni",
+            "/proc/sys/vm/overcommit_memory",
+            "/proc/sys/kernel/panic",
+        ] {
+            ensure!(
+                !at(place).is_empty(),
+                "nothing is mounted on {place}:\n{mounts}"
+            );
+        }
+        // Those that this host has.
+        for (place, needs) in [
+            ("/dev/shm", "/dev/shm"),
+            ("/dev/mqueue", "/dev/mqueue"),
+            ("/lib/modules", "/lib/modules"),
+            (
+                "/sys/class/dmi/id/product_uuid",
+                "/sys/class/dmi/id/product_uuid",
+            ),
+        ] {
+            let real = fs::canonicalize(needs).unwrap_or_default();
+            let mounted = [place, &real.to_string_lossy()]
+                .iter()
+                .any(|place| !at(place).is_empty());
+            ensure!(
+                mounted == std::path::Path::new(needs).exists(),
+                "{place}:\n{mounts}"
+            );
+        }
+        let kernel = fs::read_to_string("/proc/filesystems")?;
+        for (kind, place) in [
+            ("securityfs", "/sys/kernel/security"),
+            ("bpf", "/sys/fs/bpf"),
+        ] {
+            let known = kernel
+                .lines()
+                .any(|line| line.ends_with(&format!("\t{kind}")));
+            let there = std::path::Path::new(place).exists();
+            ensure!(at(place).is_empty() || known, "{place}");
+            ensure!(
+                !(at(place).is_empty() && known && there),
+                "{place} is not mounted:\n{mounts}"
+            );
+        }
+        // kubelet exits without it.
+        node.shell("test -r /dev/kmsg || test -c /dev/kmsg")?;
+        if std::path::Path::new("/lib/modules").exists() {
+            ensure!(
+                node.shell("touch /lib/modules/x 2>&1 || true")?
+                    .contains("Read-only")
+            );
+        }
+        ensure!(
+            node.shell("ls /run/hepto/*/control.sock 2>/dev/null || true")?
+                .is_empty()
+        );
+        stop(sandbox, GRACE).await?;
+        node.is_gone()
     })
 }
 
@@ -284,6 +373,16 @@ fn strangers() -> Result<()> {
             one.shell("readlink /proc/self/ns/net")? != two.shell("readlink /proc/self/ns/net")?
         );
         ensure!(one.shell("cat /etc/machine-id")? != two.shell("cat /etc/machine-id")?);
+        // What one mounts the other does not see, and a port that one has the other has too.
+        one.shell("mkdir /tmp/mine && mount -t tmpfs mine /tmp/mine")?;
+        ensure!(!two.shell("cat /proc/self/mountinfo")?.contains("/tmp/mine"));
+        for node in [&one, &two] {
+            let listen = "ip link set lo up; python3 -c 'import socket; s = socket.create_server((\"\", 6443)); print(1)'";
+            ensure!(node.shell(listen)? == "1");
+        }
+        one.shell("touch /dev/shm/mine; ipcmk -M 64 > /dev/null")?;
+        ensure!(!two.shell("ls /dev/shm")?.contains("mine"));
+        ensure!(one.shell("ipcs -m | wc -l")? != two.shell("ipcs -m | wc -l")?);
         // The end of one, and of what it made on the host, leaves the other as it is.
         stop(first, GRACE).await?;
         two.shell(

@@ -232,6 +232,7 @@ impl Recipe {
         );
         section("mesh", &[]);
         section("k3s", &[]);
+        section("limits", &[]);
         text
     }
 }
