@@ -32,7 +32,7 @@ fn byte(number: usize, salt: usize) -> u8 {
 }
 
 /// Sends a stream and reads the other one, at once.
-fn exchange(stream: &TcpStream, sends: usize, reads: usize) {
+pub fn exchange(stream: &TcpStream, sends: usize, reads: usize) {
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
         .expect("a timeout");
