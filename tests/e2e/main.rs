@@ -14,6 +14,7 @@ mod first_packet;
 mod key;
 mod lab;
 mod meet;
+mod preflight;
 mod reload;
 mod restart;
 mod scan;

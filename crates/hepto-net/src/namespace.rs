@@ -117,7 +117,10 @@ pub(crate) fn open(name: &str, marker: &str) -> Result<Opened, Error> {
 }
 
 /// The namespace of this name, when it is there and carries the marker.
-pub(crate) fn find(name: &str, marker: &str) -> Result<Option<Entry>, Error> {
+///
+/// # Errors
+/// When something else has its name.
+pub fn find(name: &str, marker: &str) -> Result<Option<Entry>, Error> {
     match look(name, marker)? {
         Found::Ours(entry) => Ok(Some(entry)),
         Found::Nothing => Ok(None),

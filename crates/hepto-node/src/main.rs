@@ -13,6 +13,7 @@ mod inventory;
 mod k3s;
 mod node;
 mod peers;
+mod preflight;
 mod sandbox;
 mod secret;
 mod state;

@@ -12,7 +12,7 @@ mod pause;
 mod reload;
 mod report;
 mod service;
-mod settings;
+pub mod settings;
 mod successor;
 mod watchdog;
 mod workload;

@@ -8,6 +8,7 @@ mod keys;
 mod kubectl;
 mod manual;
 mod pause;
+mod preflight;
 mod reload;
 mod run;
 mod show;
@@ -38,6 +39,8 @@ enum Command {
     /// Check, show or write a configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Try everything that a node needs here, before it is started
+    Preflight(preflight::PreflightArgs),
     /// Make the cluster's keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Stop(args) => stop::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Preflight(args) => preflight::run(args),
         Command::Wait(args) => wait::run(args),
         Command::Completions(args) => manual::completions(Cli::command(), &args),
         Command::Man(args) => manual::man(Cli::command(), args),

@@ -1,0 +1,398 @@
+//! What preflight finds: nothing where a node can live, and each planted fault with the fix that mends it.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use hepto_net::lab::{Home, LAN};
+use hepto_tests::{Lab, Recipe, isolated};
+use serde_json::Value;
+
+use crate::{PROGRAM, new_lab};
+
+/// The DNS roots that preflight asks, and the router, which is the lab's resolver.
+const SERVERS: [&str; 4] = [
+    "193.0.14.129",
+    "2001:7fd::1",
+    "192.168.77.254",
+    "2001:db8:77::fe",
+];
+
+/// A home with a config, and a shell script that plants faults before preflight runs there.
+struct Trial {
+    lab: Lab,
+    home: std::sync::Arc<Home>,
+    recipe: Recipe,
+    plant: Vec<String>,
+}
+
+impl Trial {
+    /// A home in which all is well: the router answers, the Internet too.
+    fn new() -> Trial {
+        let lab = new_lab();
+        let home = lab.home(1);
+        let recipe = lab.recipe(1, "mars");
+        Trial {
+            lab,
+            home,
+            recipe,
+            plant: Vec::new(),
+        }
+    }
+
+    /// The same with a k3s, which wants more of its machine.
+    fn with_k3s(mut self) -> Trial {
+        let program = self.lab.directory.join("k3s");
+        fs::write(&program, "#!/bin/true\n").expect("a file");
+        self.plant(&format!("chmod 755 {}", program.display()));
+        run(&format!("chmod 755 {}", program.display()));
+        self.recipe = self
+            .recipe
+            .clone()
+            .without("k3s")
+            .with("k3s", &format!("binary = {program:?}"));
+        self
+    }
+
+    fn plant(&mut self, script: &str) {
+        self.plant.push(script.to_owned());
+    }
+
+    /// A file of these contents, laid over another one.
+    fn cover(&mut self, path: &str, contents: &str) {
+        let file = self.lab.directory.join(path.replace('/', "_"));
+        fs::write(&file, contents).expect("a file");
+        self.plant(&format!("mount --bind {} {path}", file.display()));
+    }
+
+    /// Lets the DNS roots and the router's own resolver answer.
+    fn internet(&self) {
+        let space = self.lab.street.space();
+        let links = format!(
+            "dev=$(ip -o -4 addr show to {router} | cut -d' ' -f2); for a in {a}/32 {b}/128; do ip addr add $a dev $dev nodad; done",
+            router = SERVERS[2],
+            a = SERVERS[0],
+            b = SERVERS[1]
+        );
+        let mut shell = Command::new("sh");
+        let added = space
+            .spawn(shell.args(["-ec", &links]))
+            .expect("a shell")
+            .wait()
+            .expect("ours");
+        assert!(added.success());
+        for server in SERVERS {
+            let socket = space
+                .run(|| UdpSocket::bind((server, 53)))
+                .expect("the street")
+                .expect("a socket");
+            thread::spawn(move || answer(&socket));
+        }
+    }
+
+    /// Runs preflight there; its exit code and report.
+    fn look(&self) -> (i32, Value) {
+        let node = self.lab.node(&self.home, self.recipe.clone());
+        let script = format!("{}\nexec \"$@\"", self.plant.join("\n"));
+        let config = node.config.to_str().expect("a plain path");
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "-m",
+                "sh",
+                "-ec",
+                &script,
+                "sh",
+                PROGRAM,
+                "preflight",
+                "--json",
+                "--config",
+                config,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let child = self.home.space().spawn(&mut command).expect("it starts");
+        let output = child.wait_with_output().expect("ours");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let report = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {errors}"));
+        (output.status.code().expect("a code"), report)
+    }
+
+    /// Looks, and expects exactly these codes, each with a fix that has the words.
+    fn finds(&self, expected: &[(&str, &str)]) {
+        let (code, report) = self.look();
+        let findings = report["findings"].as_array().expect("a list");
+        let mut wrong: Vec<&Value> = findings
+            .iter()
+            .filter(|found| found["level"] != "ok")
+            .collect();
+        for (code, words) in expected {
+            let at = wrong.iter().position(|found| found["code"] == *code);
+            let found = wrong.remove(at.unwrap_or_else(|| panic!("no {code} in {report:#}")));
+            let fix = found["fix"].as_str().unwrap_or_default();
+            assert!(fix.contains(words), "{code}: {words:?} is not in {fix:?}");
+        }
+        assert!(wrong.is_empty(), "not planted: {wrong:#?}");
+        let has_error = expected.iter().any(|(code, _)| code.starts_with('E'));
+        assert_eq!(report["passed"], !has_error);
+        assert_eq!(code == 0, !has_error);
+        self.leaves_nothing();
+    }
+
+    fn leaves_nothing(&self) {
+        let pins = fs::read_dir("/run/netns").map(Iterator::count).unwrap_or(0);
+        assert_eq!(pins, 0, "a namespace was left behind");
+        let storage = fs::read_dir(&self.recipe.storage)
+            .map(Iterator::count)
+            .unwrap_or(0);
+        assert_eq!(storage, 0, "something was left in the storage");
+    }
+}
+
+/// A DNS server that knows nothing: the question comes back as an answer without records.
+fn answer(socket: &UdpSocket) {
+    let mut packet = [0; 512];
+    loop {
+        match socket.recv_from(&mut packet) {
+            Ok((length, from)) if length >= 12 => {
+                packet[2] |= 0x80;
+                let _ = socket.send_to(&packet[..length], from);
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn run(script: &str) {
+    let status = Command::new("sh")
+        .args(["-ec", script])
+        .status()
+        .expect("a shell");
+    assert!(status.success(), "{script}");
+}
+
+/// What this machine lacks by itself is no plant: old cgroups, and a small disk in a tmpfs.
+fn own_warnings(trial: &Trial) -> Vec<(&'static str, &'static str)> {
+    let (_, report) = trial.look();
+    let found = report["findings"].as_array().cloned().unwrap_or_default();
+    [
+        "W-PREFLIGHT-CGROUP-V1",
+        "W-PREFLIGHT-INOTIFY",
+        "W-PREFLIGHT-SPACE",
+        "W-PREFLIGHT-MEMORY",
+    ]
+    .into_iter()
+    .filter(|code| found.iter().any(|found| found["code"] == *code))
+    .map(|code| (code, ""))
+    .collect()
+}
+
+#[test]
+fn where_a_node_can_live_it_says_so_and_leaves_nothing() {
+    isolated(|| {
+        let trial = Trial::new();
+        trial.internet();
+        let own = own_warnings(&trial);
+        trial.finds(&own);
+        let (_, report) = trial.look();
+        let tried: Vec<&str> = report["findings"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|found| found["check"].as_str())
+            .collect();
+        for check in [
+            "uplink.make",
+            "uplink.gateway",
+            "uplink.dns",
+            "uplink.internet-v4",
+            "uplink.internet-v6",
+            "storage.write",
+        ] {
+            assert!(tried.contains(&check), "{check} was not tried: {tried:?}");
+        }
+    });
+}
+
+#[test]
+fn a_node_that_runs_is_tried_in_its_own_network_and_left_alone() {
+    isolated(|| {
+        let trial = Trial::new();
+        trial.internet();
+        let mut node = trial.lab.node(&trial.home, trial.recipe.clone());
+        node.start();
+        hepto_tests::until(crate::SOON, "mars is up", || {
+            node.status().is_ok_and(|status| status["ready"] == true)
+        });
+        let (code, report) = trial.look();
+        assert_eq!(code, 0, "{report:#}");
+        let text = report.to_string();
+        assert!(
+            text.contains("its own network is tried") && text.contains("192.168.77.254 answers"),
+            "{text}"
+        );
+        assert!(node.status().is_ok_and(|status| status["ready"] == true));
+    });
+}
+
+#[test]
+fn faults_of_the_machine_are_found() {
+    isolated(|| {
+        let mut trial = Trial::new().with_k3s();
+        trial.internet();
+        let before = own_warnings(&trial);
+        let own = before
+            .into_iter()
+            .filter(|(code, _)| *code == "W-PREFLIGHT-SPACE" || *code == "W-PREFLIGHT-CGROUP-V1");
+        trial.cover("/proc/sys/fs/inotify/max_user_instances", "128\n");
+        trial.cover(
+            "/proc/meminfo",
+            "MemTotal:         262144 kB\nMemFree: 1 kB\n",
+        );
+        let is_v2 = PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists();
+        match is_v2 {
+            true => trial.cover("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
+            false => trial.cover(
+                "/proc/cgroups",
+                "#name h n enabled\ncpu 1 1 1\npids 1 1 1\nmemory 0 1 0\n",
+            ),
+        }
+        // Written by a clock that was right.
+        trial.plant("touch -d '+1 hour' \"$5\"");
+        trial.plant("cp /bin/sleep /tmp/wesher; /tmp/wesher 60 >/dev/null 2>&1 & sleep 0.2");
+        trial.plant("mount -t tmpfs none /dev/net");
+        let mut expected = vec![
+            ("W-PREFLIGHT-INOTIFY", "fs.inotify.max_user_instances=1024"),
+            ("W-PREFLIGHT-MEMORY", "k3s.enabled = false"),
+            ("E-PREFLIGHT-CGROUPS", "cgroup_enable=memory"),
+            ("W-PREFLIGHT-CLOCK", "timedatectl set-ntp true"),
+            ("W-PREFLIGHT-NEIGHBOURS", "podman pod stop"),
+            ("E-PREFLIGHT-TUN", "modprobe tun"),
+        ];
+        expected.extend(own);
+        trial.finds(&expected);
+    });
+}
+
+#[test]
+fn faults_of_the_storage_are_found() {
+    isolated(|| {
+        let mut trial = Trial::new().with_k3s();
+        trial.internet();
+        let storage = trial.recipe.storage.display().to_string();
+        let own: Vec<_> = own_warnings(&trial)
+            .into_iter()
+            .filter(|(code, _)| *code != "W-PREFLIGHT-SPACE")
+            .collect();
+        // A small disk from which nothing may be run.
+        trial.plant(&format!("mount -t tmpfs -o size=1m,noexec none {storage}"));
+        let mut expected = vec![
+            ("W-PREFLIGHT-SPACE", "node.storage"),
+            ("E-PREFLIGHT-NOEXEC", "remount,exec"),
+        ];
+        expected.extend(&own);
+        trial.finds(&expected);
+        // One that is full.
+        trial.plant.clear();
+        trial.plant(&format!("mount -t tmpfs -o size=64k none {storage}; cat /dev/zero > {storage}/full 2>/dev/null || true"));
+        let mut expected = vec![
+            ("W-PREFLIGHT-SPACE", "node.storage"),
+            ("E-PREFLIGHT-WRITE", "not full"),
+        ];
+        expected.extend(&own);
+        let (_, report) = trial.look();
+        let codes: Vec<&str> = report["findings"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(|found| found["code"].as_str())
+            .collect();
+        for (code, _) in expected {
+            assert!(codes.contains(&code), "no {code} in {codes:?}");
+        }
+        // One that cannot carry layers: an overlay cannot be the upper part of another.
+        trial.plant.clear();
+        trial.plant(&format!(
+            "mount -t tmpfs none /mnt; mkdir /mnt/l /mnt/u /mnt/w; mount -t overlay overlay -o lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/w {storage}"
+        ));
+        let mut expected = vec![("E-PREFLIGHT-OVERLAY", "ext4")];
+        expected.extend(
+            own_warnings(&trial)
+                .into_iter()
+                .filter(|(code, _)| *code == "W-PREFLIGHT-SPACE"),
+        );
+        expected.extend(&own);
+        trial.finds(&expected);
+    });
+}
+
+#[test]
+fn silence_beyond_the_gateway_and_of_the_gateway_are_found() {
+    isolated(|| {
+        let trial = Trial::new();
+        let own = own_warnings(&trial);
+        let silent = [
+            ("E-PREFLIGHT-DNS", "network.dns"),
+            ("W-PREFLIGHT-INTERNET", "gateway"),
+            ("W-PREFLIGHT-INTERNET", "gateway"),
+        ];
+        trial.finds(&[&own[..], &silent].concat());
+        // Now the router has other addresses than the config says.
+        let flush = "for dev in $(ip -o link show up | cut -d: -f2 | cut -d@ -f1); do ip addr flush dev $dev; done";
+        let mut shell = Command::new("sh");
+        let flushed = trial
+            .lab
+            .street
+            .space()
+            .spawn(shell.args(["-ec", flush]))
+            .expect("a shell")
+            .wait();
+        assert!(flushed.expect("ours").success());
+        let gateways = [
+            ("E-PREFLIGHT-GATEWAY", "ip route"),
+            ("E-PREFLIGHT-GATEWAY", "ip -6 route"),
+        ];
+        trial.finds(&[&own[..], &silent, &gateways].concat());
+    });
+}
+
+#[test]
+fn an_address_of_anothers_an_absent_and_a_dead_interface_are_found() {
+    isolated(|| {
+        let trial = Trial::new();
+        trial.internet();
+        let own = own_warnings(&trial);
+        // A machine of the street has the node's address.
+        let neighbour = trial.lab.home(2);
+        neighbour
+            .space()
+            .address(LAN, &["2001:db8:77::1:1/64".parse().expect("a network")])
+            .expect("an address");
+        let mut expected = vec![("E-NET-ADDR-DUP", "network.addresses")];
+        expected.extend(&own);
+        trial.finds(&expected);
+        drop(neighbour);
+        trial.home.space().switch(LAN, false).expect("down");
+        let (code, report) = trial.look();
+        assert_eq!(code, 1);
+        assert!(
+            report.to_string().contains("E-PREFLIGHT-LINK"),
+            "{report:#}"
+        );
+        trial.home.space().rename(LAN, "other0").expect("renamed");
+        let (code, report) = trial.look();
+        assert_eq!(code, 1);
+        assert!(
+            report.to_string().contains("E-PREFLIGHT-INTERFACE"),
+            "{report:#}"
+        );
+        trial.leaves_nothing();
+    });
+}
