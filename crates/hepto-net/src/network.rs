@@ -1,5 +1,7 @@
 //! A node's network, from its making to its end.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
@@ -9,16 +11,14 @@ use tokio::time::Instant;
 
 use crate::address;
 use crate::apply::{Hands, apply};
-use crate::bandwidth::{INGRESS, Rates, Shaped};
 use crate::error::Error;
 use crate::firewall::{self, Loaded, Ruleset, Tools};
 use crate::namespace::{self, Entry};
-use crate::netlink::{self, Netlink, Tree};
+use crate::netlink::{self, Netlink};
 use crate::plan::{Step, plan, refuse};
 use crate::settings::{Settings, UPLINK, UplinkKind};
 use crate::state::{
-    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLimits, ObservedLink,
-    Parent, Tuning,
+    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLink, Parent, Tuning,
 };
 use crate::sysctl::{self, Reported};
 use crate::teardown;
@@ -388,16 +388,8 @@ impl Network {
                     .collect(),
             })
         };
-        let (up, down) = self.trees(&links).await?;
         Ok(Observed {
-            limits: ObservedLimits {
-                rates: Rates {
-                    up: up.rate,
-                    down: down.rate.filter(|_| up.led),
-                },
-                up: up.shapes,
-                down: up.led || down.shapes,
-            },
+            limits: self.limits(&links).await?,
             loopback_up: links
                 .iter()
                 .any(|link| link.index == netlink::LOOPBACK && link.up),
@@ -410,28 +402,6 @@ impl Network {
             ),
             uplink: observed(UPLINK),
             overlay: observed(&self.settings.overlay.link),
-        })
-    }
-
-    /// What limits the node now: on the uplink, and on the device that what comes in is led through.
-    async fn trees(&self, links: &[Link]) -> Result<(Tree, Tree), Error> {
-        let tree = async |name: &str| match links.iter().find(|link| link.name == name) {
-            Some(link) => self.node.tree(link.index).await,
-            None => Ok(Tree::default()),
-        };
-        Ok((tree(UPLINK).await?, tree(INGRESS).await?))
-    }
-
-    /// What went through the limits since they were set.
-    ///
-    /// # Errors
-    /// When the kernel does not tell.
-    pub async fn shaped(&self) -> Result<Shaped, Error> {
-        let (up, down) = self.trees(&self.node.links().await?).await?;
-        let traffic = |tree: Tree| tree.rate.map(|_| tree.traffic);
-        Ok(Shaped {
-            up: traffic(up),
-            down: traffic(down).filter(|_| up.led),
         })
     }
 
