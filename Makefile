@@ -11,10 +11,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
 CARGO := cargo
 DEMO_ARGS ?=
 
-.PHONY: help demo test build static lint unit clean toolchain deny ansible bench
+.PHONY: help demo test test-cluster test-k3s build static lint unit clean toolchain deny ansible bench
 
 help: ## What can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: build ## Three homes on this machine, joined by real nodes (root); DEMO_ARGS="--break --nodes 5"
 	@target/debug/hepto-node demo $(DEMO_ARGS)
@@ -32,6 +32,12 @@ test: lint ## Format, lints, unit, simulation and end-to-end tests, static build
 	wait $$static || { cat target/static.log; status=1; }; \
 	tail -n 1 target/static.log; exit $$status
 
+test-cluster: toolchain ## Real pods on three nodes: upstream's Kubernetes, built here from Go modules (root; minutes)
+	@scripts/cluster.sh kubelab
+
+test-k3s: toolchain ## The same with a real k3s: HEPTO_K3S=/usr/local/bin/k3s make test-k3s (root)
+	@scripts/cluster.sh k3s
+
 build: toolchain ## The debug build
 	$(CARGO) build --workspace --locked --bins
 
@@ -42,6 +48,7 @@ static: toolchain ## The release binary, statically linked, in target/hepto-node
 lint: toolchain ## Format and clippy, warnings denied
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace --test cluster --locked -- -D warnings
 
 ansible: build ## The Ansible collection, with a real ansible-core: the guide's inventory, refusals, ansible-lint
 	@tests/ansible/run.sh

@@ -350,6 +350,14 @@ impl Node {
     pub fn exec(&self, program: &[&str]) -> Result<String, String> {
         said(self.ask(&[&["exec", "--"], program].concat()))
     }
+
+    /// Governs the cluster from this node, which is its master (`kubectl`).
+    ///
+    /// # Errors
+    /// What it said when it failed.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        said(self.ask(&[&["kubectl"], arguments].concat()))
+    }
 }
 
 /// Puts an executable file in another's place, as a package manager does: the old one lives on in who runs it.

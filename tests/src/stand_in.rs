@@ -1,4 +1,4 @@
-//! The stand-in for k3s, where a node sees it.
+//! What stands in k3s's place, where a node sees it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,23 @@ pub(crate) const PLACE: &str = "/mnt";
 /// the tests of another build the library alone.
 pub fn stand_in(program: &str) -> PathBuf {
     let built = Path::new(program).with_file_name("k3s-stand-in");
-    let copy = Path::new(PLACE).join("k3s-stand-in");
+    assert!(
+        built.exists(),
+        "{} is not there; build it with: cargo build --workspace --bins",
+        built.display()
+    );
+    program_at(&built, "k3s-stand-in")
+}
+
+/// Another program in k3s's place, copied under this name to where a node sees it.
+///
+/// # Panics
+/// Outside of [`isolated`](crate::isolated), and when it cannot be read.
+pub fn program_at(program: &Path, name: &str) -> PathBuf {
+    let copy = Path::new(PLACE).join(name);
     if !copy.exists() {
-        fs::copy(&built, &copy).unwrap_or_else(|error| {
-            panic!(
-                "cannot copy {}: {error}; build it with: cargo build --workspace --bins",
-                built.display()
-            )
-        });
+        fs::copy(program, &copy)
+            .unwrap_or_else(|error| panic!("cannot copy {}: {error}", program.display()));
     }
     copy
 }
