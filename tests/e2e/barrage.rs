@@ -145,7 +145,7 @@ fn pester(target: SocketAddr, recorded: &[Vec<u8>], over: &AtomicBool) {
     }
 }
 
-fn pod(node: &Node) -> Space {
+pub fn pod(node: &Node) -> Space {
     let pod = Space::private().expect("a pod's namespaces");
     let nets = ["10.42.9.1/24", "10.42.9.2/24"].map(|net| net.parse().expect("a prefix"));
     let inside = node.inside().expect("it runs");

@@ -19,6 +19,7 @@ mod reload;
 mod restart;
 mod scan;
 mod secret;
+mod snapshot;
 mod stop;
 mod wait;
 mod watchdog;

@@ -13,6 +13,7 @@ mod limits;
 mod pause;
 mod reload;
 mod secret;
+mod snapshot;
 mod stop;
 
 use std::fs;

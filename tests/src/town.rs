@@ -231,6 +231,7 @@ impl Recipe {
             ],
         );
         section("mesh", &[]);
+        section("snapshot", &[]);
         section("k3s", &[]);
         section("limits", &[]);
         text

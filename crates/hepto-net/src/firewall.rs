@@ -66,8 +66,12 @@ impl Rule {
     }
 }
 
-/// Said of two rules.
+/// Said of two rules each.
 const GOSSIP: &str = "gossip is for nodes alone";
+const SNAPSHOTS: &str = "snapshots are for nodes alone";
+
+/// A port on the overlay's addresses that nodes alone may reach, and why.
+type NodesOnly = (u16, &'static str);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Chain {
@@ -137,16 +141,18 @@ pub(crate) fn rules(firewall: &Firewall, overlay: &Overlay) -> Option<Ruleset> {
     let Firewall::On {
         mesh_port,
         gossip_port,
+        snapshot_port,
         open,
     } = firewall
     else {
         return None;
     };
+    let nodes_only = [(*gossip_port, GOSSIP), (*snapshot_port, SNAPSHOTS)];
     let mut rules = Vec::new();
     prerouting(&mut rules, *mesh_port, &overlay.own);
-    input(&mut rules, *mesh_port, *gossip_port, &overlay.link);
+    input(&mut rules, *mesh_port, &nodes_only, &overlay.link);
     strangers(&mut rules, open);
-    forward(&mut rules, *gossip_port, overlay);
+    forward(&mut rules, &nodes_only, overlay);
     postrouting(&mut rules, &overlay.own);
     let digest = Blake2s256::digest(format!("{rules:?}"));
     let digest = digest[..8]
@@ -199,7 +205,7 @@ fn prerouting(rules: &mut Vec<Rule>, mesh_port: u16, own: &[IpNet]) {
     );
 }
 
-fn input(rules: &mut Vec<Rule>, mesh_port: u16, gossip_port: u16, overlay: &str) {
+fn input(rules: &mut Vec<Rule>, mesh_port: u16, nodes_only: &[NodesOnly], overlay: &str) {
     use Match::{AnyDestinationPort, DestinationPort, From, NotFrom};
     let mut rule =
         |matches, verdict, why| rules.push(Rule::new(Chain::Input, matches, verdict, why));
@@ -208,7 +214,9 @@ fn input(rules: &mut Vec<Rule>, mesh_port: u16, gossip_port: u16, overlay: &str)
     rule(mesh, Verdict::Accept, "the mesh");
     rule(vec![From("lo".into())], Verdict::Accept, "the node itself");
     rule(vec![From(overlay.into())], Verdict::Accept, "other nodes");
-    rule(vec![AnyDestinationPort(gossip_port)], Verdict::Drop, GOSSIP);
+    for (port, why) in nodes_only {
+        rule(vec![AnyDestinationPort(*port)], Verdict::Drop, why);
+    }
     rule(vec![NotFrom(UPLINK.into())], Verdict::Accept, "pods");
 }
 
@@ -245,7 +253,7 @@ fn strangers(rules: &mut Vec<Rule>, open: &[OpenPort]) {
     rules.push(Rule::new(Chain::Input, vec![], Verdict::Drop, "the rest"));
 }
 
-fn forward(rules: &mut Vec<Rule>, gossip_port: u16, overlay: &Overlay) {
+fn forward(rules: &mut Vec<Rule>, nodes_only: &[NodesOnly], overlay: &Overlay) {
     use Match::{AnyDestinationPort, Destination, Known, NotFrom, Translated};
     use Verdict::{Accept, Drop};
     let mut rule =
@@ -253,11 +261,10 @@ fn forward(rules: &mut Vec<Rule>, gossip_port: u16, overlay: &Overlay) {
     // At the sender: where it arrives, a pod's packet has its node's address.
     let nodes: Vec<IpNet> = overlay.addresses.iter().map(IpNet::trunc).collect();
     for nets in by_family(&nodes) {
-        rule(
-            vec![Destination(nets), AnyDestinationPort(gossip_port)],
-            Drop,
-            GOSSIP,
-        );
+        for (port, why) in nodes_only {
+            let matches = vec![Destination(nets.clone()), AnyDestinationPort(*port)];
+            rule(matches, Drop, why);
+        }
     }
     rule(
         vec![NotFrom(UPLINK.into())],

@@ -105,6 +105,8 @@ pub enum Firewall {
         mesh_port: u16,
         /// Gossip's port, reached from the overlay by nodes alone.
         gossip_port: u16,
+        /// Where nodes take the master's snapshots: the same.
+        snapshot_port: u16,
         /// Ports of the node itself that anyone may reach.
         open: Vec<OpenPort>,
     },

@@ -18,6 +18,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fault::Fault;
+use crate::snapshot::shelf::Kept;
 use crate::status::{PeerStatus, Status};
 
 /// The socket's name in the run directory.
@@ -43,6 +44,8 @@ pub enum Ask {
     Pause,
     /// Start k3s again.
     Resume,
+    /// Make a snapshot of the master; the answer comes when it is made.
+    Snapshot,
     /// Let the installed program take over; the connection stays open until it does.
     Reload,
 }
@@ -61,7 +64,9 @@ pub enum Answer {
     Paused,
     /// To `Resume`.
     Resumed,
-    /// To `Reload`, `Pause` and `Resume`: it cannot be, for this reason.
+    /// To `Snapshot`: it lies on the disk.
+    Snapshot(Kept),
+    /// To `Reload`, `Pause`, `Resume` and `Snapshot`: it cannot be, for this reason.
     Refused(String),
     /// The request was not understood.
     Error(String),
@@ -256,6 +261,21 @@ impl Client {
             Ok(Some(answer)) => anyhow::bail!("the node answers something else: {answer:?}"),
             Ok(None) => Ok(Ok(())),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Has the node make a snapshot and waits for it; gives it, or the reason why there is none.
+    ///
+    /// # Errors
+    /// When the node goes away, or stays silent for `limit`.
+    pub fn snapshot(mut self, limit: Duration) -> anyhow::Result<Result<Kept, String>> {
+        self.send(Ask::Snapshot)?;
+        self.stream.get_mut().set_read_timeout(Some(limit))?;
+        match self.receive()? {
+            Some(Answer::Snapshot(kept)) => Ok(Ok(kept)),
+            Some(Answer::Refused(why)) => Ok(Err(why)),
+            Some(answer) => anyhow::bail!("the node answers something else: {answer:?}"),
+            None => anyhow::bail!("the node closed its control socket"),
         }
     }
 

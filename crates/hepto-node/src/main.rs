@@ -16,6 +16,7 @@ mod peers;
 mod preflight;
 mod sandbox;
 mod secret;
+mod snapshot;
 mod state;
 mod status;
 mod target;

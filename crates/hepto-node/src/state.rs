@@ -17,6 +17,11 @@ use crate::config::Config;
 use crate::fault::{Exit, Fault};
 use crate::node::{Fixed, fixed};
 
+pub use lock::take as lock;
+
+/// The lock on a node's storage.
+pub type Lock = Flock<File>;
+
 /// The name of the file in the run directory that says what a node made, for `stop` after a crash.
 const RECORD: &str = "node.json";
 
@@ -152,6 +157,14 @@ pub fn remove_run_directory(run_directory: &Path) -> Result<(), String> {
 
 fn make_directory(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Writes down beside the config file which identity its node has from now on.
+pub fn replace_identity(config: &Config, fingerprint: &str) {
+    let path = identity_note(&config.path);
+    if let Err(error) = fs::write(&path, format!("{fingerprint}\n")) {
+        tracing::warn!(%error, path = %path.display(), "cannot remember the identity beside the config; remove that file if it names another");
+    }
 }
 
 /// Takes the lock of a node while its remains are removed; `None` where its storage is gone, without which nobody

@@ -31,6 +31,9 @@ pub struct Status {
     pub k3s: Option<K3sStatus>,
     /// What the host's owner grants the node, and what it uses.
     pub limits: LimitsStatus,
+    /// Snapshots of the master; absent where this node has no part in them.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotStatus>,
     /// What is wrong now, and what mends it.
     pub problems: Vec<Problem>,
 }
@@ -149,6 +152,31 @@ pub struct RateStatus {
     pub dropped: Option<u64>,
 }
 
+/// Snapshots of the master: its own, or those that an agent keeps for it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// The file name of the latest on this node's disk.
+    pub last: Option<String>,
+    /// Seconds since it was made.
+    pub age_s: Option<u64>,
+    /// Its length, bytes.
+    pub size: Option<u64>,
+    /// How many this node keeps.
+    pub kept: usize,
+    /// Their bytes in all.
+    pub bytes: u64,
+    /// On the master: on how many agents the latest is to lie.
+    pub wanted: usize,
+    /// On the master: the agents that keep it.
+    pub on: Vec<String>,
+    /// On the master: seconds until the next is made.
+    pub next_in_s: Option<u64>,
+    /// What is under way.
+    pub doing: Option<String>,
+    /// On an agent: connections of others than the master, hung up at once.
+    pub strangers: u64,
+}
+
 /// Something wrong, with what mends it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -240,6 +268,9 @@ impl Status {
         for line in self.limits.lines() {
             let _ = writeln!(out, "  limit    {line}");
         }
+        if let Some(snapshot) = &self.snapshot {
+            let _ = writeln!(out, "  snapshot {}", snapshot.text());
+        }
         for problem in &self.problems {
             let _ = writeln!(out, "  problem  [{}] {}", problem.code, problem.what);
             if let Some(fix) = &problem.fix {
@@ -287,6 +318,31 @@ impl LimitsStatus {
         .into_iter()
         .flatten()
         .collect()
+    }
+}
+
+impl SnapshotStatus {
+    /// One line.
+    fn text(&self) -> String {
+        let mut text = match (self.age_s, self.size) {
+            (Some(age), Some(size)) => format!("the last {} ago, {}", duration(age), bytes(size)),
+            _ => "none yet".into(),
+        };
+        match self.on.as_slice() {
+            [] if self.wanted > 0 && self.last.is_some() => text += ", on no agent yet",
+            [] => {}
+            on => text += &format!(", on {}", on.join(", ")),
+        }
+        if self.kept > 1 {
+            text += &format!("; {} kept here, {}", self.kept, bytes(self.bytes));
+        }
+        if let Some(next) = self.next_in_s {
+            text += &format!("; the next in {}", duration(next));
+        }
+        if let Some(doing) = &self.doing {
+            text += &format!("; {doing}");
+        }
+        text
     }
 }
 
@@ -463,6 +519,18 @@ mod tests {
                 },
                 ..LimitsStatus::default()
             },
+            snapshot: Some(SnapshotStatus {
+                last: Some("grumpy-20261124T170020Z.age".into()),
+                age_s: Some(7_300),
+                size: Some(34_000_000),
+                kept: 3,
+                bytes: 99_000_000,
+                wanted: 2,
+                on: vec!["dopey".into(), "sleepy".into()],
+                next_in_s: Some(14_300),
+                doing: None,
+                strangers: 0,
+            }),
             problems: vec![Problem {
                 code: "E-MESH-ANCHORS".into(),
                 what: "no anchor answers".into(),

@@ -140,6 +140,11 @@ fn among(runs: &Path, wanted: Option<&str>) -> Result<RunDirectory, Fault> {
     }
 }
 
+/// All nodes of this host that run.
+pub fn every() -> Vec<RunDirectory> {
+    all(Path::new(RUNS))
+}
+
 /// The nodes of this host. A name holds no dot, so the first one parts cluster and node.
 fn all(runs: &Path) -> Vec<RunDirectory> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten();

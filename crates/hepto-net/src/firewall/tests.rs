@@ -23,6 +23,7 @@ fn wanted(open: &[OpenPort]) -> Ruleset {
     let on = Firewall::On {
         mesh_port: 51820,
         gossip_port: 7947,
+        snapshot_port: 7948,
         open: open.to_vec(),
     };
     rules(&on, &overlay()).unwrap()

@@ -96,41 +96,46 @@ fn strangers_reach_open_ports_echo_and_nothing_else() {
 }
 
 #[test]
-fn gossip_is_for_nodes_alone() {
-    isolated("firewall::gossip_is_for_nodes_alone", async || {
-        let network = cluster().await;
-        assert_eq!(
-            knock(NAMESPACE, "10.44.3.3:7947"),
-            Answer::Yes,
-            "a node to a node"
-        );
-        assert_eq!(
-            knock("mesh", "10.44.7.9:7947"),
-            Answer::Yes,
-            "a node to this node"
-        );
-        assert_eq!(
-            knock("pod", "10.44.3.3:7947"),
-            Answer::Silence,
-            "a pod to another node"
-        );
-        assert_eq!(
-            knock("pod", "10.44.7.9:7947"),
-            Answer::Silence,
-            "a pod to its own node"
-        );
-        assert_eq!(
-            knock("pod", "10.42.0.1:7947"),
-            Answer::Silence,
-            "a pod to its own node, by the bridge's address"
-        );
-        assert_eq!(
-            knock("pod", "10.44.7.9:6443"),
-            Answer::Yes,
-            "a pod to the API server"
-        );
-        close(network).await;
-    });
+fn gossip_and_snapshots_are_for_nodes_alone() {
+    isolated(
+        "firewall::gossip_and_snapshots_are_for_nodes_alone",
+        async || {
+            let network = cluster().await;
+            for port in ["7947", "7948"] {
+                for (from, address, answer, what) in [
+                    (NAMESPACE, "10.44.3.3", Answer::Yes, "a node to a node"),
+                    ("mesh", "10.44.7.9", Answer::Yes, "a node to this node"),
+                    ("pod", "10.44.3.3", Answer::Silence, "a pod to another node"),
+                    ("pod", "10.44.7.9", Answer::Silence, "a pod to its own node"),
+                    (
+                        "pod",
+                        "10.42.0.1",
+                        Answer::Silence,
+                        "a pod to its own node, by the bridge's address",
+                    ),
+                    ("lan", "192.0.2.1", Answer::Silence, "a neighbour"),
+                    (
+                        "lan",
+                        "10.44.3.3",
+                        Answer::Silence,
+                        "a neighbour, through the node",
+                    ),
+                ] {
+                    assert_eq!(
+                        knock(from, &format!("{address}:{port}")),
+                        answer,
+                        "{what}, {port}"
+                    );
+                }
+            }
+            assert_eq!(
+                knock("pod", "10.44.7.9:6443"),
+                Answer::Yes,
+                "a pod to the API server"
+            );
+            close(network).await;
+        },
+    );
 }
 
 fn send(from: &str, to: &'static str) -> io::Result<usize> {

@@ -148,6 +148,7 @@ pub fn settings() -> Settings {
         firewall: Firewall::On {
             mesh_port: 51820,
             gossip_port: 7947,
+            snapshot_port: 7948,
             open: vec![OpenPort {
                 proto: Proto::Tcp,
                 port: 443,

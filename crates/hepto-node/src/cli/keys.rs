@@ -7,16 +7,18 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueEnum};
 use hepto_mesh::key::{ClusterKey, KeyError, OverlayKey};
 use hepto_mesh::name::ClusterName;
+use zeroize::Zeroizing;
 
 use crate::fault::Fault;
 use crate::secret::{self, SystemRandom};
+use crate::snapshot::age::Identity;
 
 /// What can be done with keys.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Make a key of 32 letters and digits
+    /// Make a key: the mesh's and the cluster's are 32 letters and digits, the operator's a pair of the age format
     Generate {
-        /// Which of the two keys
+        /// Which key
         kind: KeyKind,
         /// Where to write it (mode 0600); printed when absent
         #[arg(long, value_name = "FILE")]
@@ -36,13 +38,15 @@ pub enum KeysCommand {
     },
 }
 
-/// The cluster's two keys.
+/// The keys that are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum KeyKind {
     /// Secures the mesh
     Overlay,
     /// Secures the first access of k3s agents to the master
     Cluster,
+    /// Opens snapshots: the operator's alone, kept away from all nodes
+    Operator,
 }
 
 /// Does one of the commands above.
@@ -56,6 +60,10 @@ pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
             kind: KeyKind::Cluster,
             out,
         } => give(&ClusterKey::generate(&mut SystemRandom), out),
+        KeysCommand::Generate {
+            kind: KeyKind::Operator,
+            out,
+        } => operator(out),
         KeysCommand::DeriveAgent { cluster, from, out } => {
             let key = secret::read(&from).map_err(Fault::from)?;
             let key: ClusterKey = key
@@ -64,6 +72,20 @@ pub fn run(command: KeysCommand) -> anyhow::Result<ExitCode> {
             give(key.agent(&cluster).expose(), out)
         }
     }
+}
+
+/// The secret goes into the file, or to standard output without one; the public half is printed, so that it can be
+/// written into the master's config.
+fn operator(out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let key = Identity::generate(&mut SystemRandom);
+    let public = key.recipient();
+    let text = Zeroizing::new(format!("# public key: {public}\n{}", *key.expose()));
+    let has_file = out.is_some();
+    give(&text, out)?;
+    if has_file {
+        writeln!(io::stdout(), "recipient = \"{public}\"")?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn give(key: &str, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {

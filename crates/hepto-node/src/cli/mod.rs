@@ -10,8 +10,10 @@ mod manual;
 mod pause;
 mod preflight;
 mod reload;
+mod restore;
 mod run;
 mod show;
+mod snapshot;
 mod stop;
 mod uninstall;
 mod wait;
@@ -46,6 +48,11 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Turn the guide's Ansible inventory into config files and keys
     ImportInventory(import::ImportArgs),
+    /// Make a snapshot of the master, or list what lies here
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    /// Bring a master up here from a snapshot, under the same name
+    Restore(restore::RestoreArgs),
     /// What this node is doing, and what is wrong
     Status(show::StatusArgs),
     /// The other nodes, as this one reaches them
@@ -98,6 +105,8 @@ pub fn main() -> ExitCode {
         Command::Config(command) => config::run(command),
         Command::Keys(command) => keys::run(command),
         Command::ImportInventory(args) => import::run(args),
+        Command::Snapshot(command) => snapshot::run(command),
+        Command::Restore(args) => restore::run(args),
         Command::Status(args) => show::status(args),
         Command::Peers(args) => show::peers(args),
         Command::Exec(args) => exec::run(args),

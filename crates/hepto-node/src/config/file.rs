@@ -27,6 +27,9 @@ pub struct File {
     /// `[mesh]`.
     #[serde(default)]
     pub mesh: MeshSection,
+    /// `[snapshot]`.
+    #[serde(default)]
+    pub snapshot: SnapshotSection,
     /// `[k3s]`.
     #[serde(default)]
     pub k3s: K3sSection,
@@ -105,6 +108,24 @@ pub struct MeshSection {
     pub ipv4: Option<Text>,
     /// Addresses under which the others reach this node through port forwards.
     pub endpoints: Option<Vec<Text>>,
+}
+
+/// `[snapshot]`: what brings the master up elsewhere.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotSection {
+    /// How often, or `never`.
+    pub every: Option<Text>,
+    /// The operator's public key.
+    pub recipient: Option<Text>,
+    /// How many are kept.
+    pub keep: Option<Spanned<i64>>,
+    /// How many bytes are kept.
+    pub space: Option<Text>,
+    /// How many agents get a copy.
+    pub agents: Option<Spanned<i64>>,
+    /// Bytes a second.
+    pub rate: Option<Text>,
 }
 
 /// `[k3s]`: what runs in the node.

@@ -24,6 +24,8 @@ use ipnet::IpNet;
 use rustix::fs::OFlags;
 
 use crate::k3s::acquire;
+use crate::snapshot::age::Recipient;
+
 pub use check::form;
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
 pub use read::nearest;
@@ -34,6 +36,9 @@ pub const DEFAULT: &str = include_str!("default.toml");
 
 /// The gossip's port inside the overlay, TCP and UDP; fixed, since all nodes must agree on it.
 pub const GOSSIP_PORT: u16 = 7947;
+
+/// Where agents take the master's snapshots, inside the overlay, TCP; fixed for the same reason.
+pub const SNAPSHOT_PORT: u16 = 7948;
 
 /// What the tunnel adds to a packet: IPv6 40, UDP 8, WireGuard 32 bytes.
 const TUNNEL_OVERHEAD: u16 = 80;
@@ -54,6 +59,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// `[mesh]`.
     pub mesh: Mesh,
+    /// `[snapshot]`.
+    pub snapshot: Snapshot,
     /// `[k3s]`; `None` with `enabled = false`: mesh only, no sandbox.
     pub k3s: Option<K3s>,
     /// `[limits]`.
@@ -201,6 +208,23 @@ pub struct Mesh {
     pub endpoints: Vec<SocketAddr>,
 }
 
+/// Snapshots of the master: made there, kept there and on agents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// How often the master makes one; `None`: only when asked.
+    pub every: Option<Duration>,
+    /// The operator's public key; without it none is made.
+    pub recipient: Option<Recipient>,
+    /// How many this node keeps on its disk.
+    pub keep: usize,
+    /// How many bytes those may have in all.
+    pub space: u64,
+    /// On how many agents the master keeps a copy of the latest.
+    pub agents: usize,
+    /// How many bytes a second the master sends to them.
+    pub rate: u64,
+}
+
 /// What runs in the node.
 #[derive(Debug)]
 pub struct K3s {
@@ -303,6 +327,22 @@ pub fn read(path: &Path) -> Result<(Config, Report), Report> {
         alone(Diagnostic::error("E-NET-ADDR-HOST", what))
     })?;
     check::check(path, &text, &host)
+}
+
+/// The overlay and the cluster key's files, as a config file names them that may be wrong otherwise.
+///
+/// # Errors
+/// A sentence: the file cannot be read.
+pub fn key_files(path: &Path) -> Result<(Option<PathBuf>, Option<PathBuf>), String> {
+    let unreadable =
+        |error: &dyn std::fmt::Display| format!("cannot read {}: {error}", path.display());
+    let text = read_text(path).map_err(|error| unreadable(&error))?;
+    let table: toml::Table = text.parse().map_err(|error| unreadable(&error))?;
+    let named = |key: &str| {
+        let file = table.get("cluster")?.get(key)?.as_str()?;
+        Some(PathBuf::from(file))
+    };
+    Ok((named("overlay_key_file"), named("cluster_key_file")))
 }
 
 /// No config file is longer; what is, is not a config file.

@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::Diagnostic;
 use super::file::{
     ClusterSection, File, K3sSection, LimitsSection, MeshSection, NetworkSection, NodeSection,
+    SnapshotSection,
 };
 
 /// What was read, and what must not be reported as missing besides.
@@ -255,6 +256,7 @@ fn known_keys(section: &str) -> Option<&'static [&'static str]> {
         "network" => Some(fields::<NetworkSection>()),
         "cluster" => Some(fields::<ClusterSection>()),
         "mesh" => Some(fields::<MeshSection>()),
+        "snapshot" => Some(fields::<SnapshotSection>()),
         "k3s" => Some(fields::<K3sSection>()),
         "limits" => Some(fields::<LimitsSection>()),
         _ => None,

@@ -24,6 +24,7 @@ struct Sections {
     network: Network,
     cluster: Cluster,
     mesh: Mesh,
+    snapshot: Snapshot,
     k3s: K3s,
     limits: Limits,
 }
@@ -76,6 +77,17 @@ struct Mesh {
     port: u16,
     ipv4: String,
     endpoints: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Serialize)]
+struct Snapshot {
+    every: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
+    keep: usize,
+    space: String,
+    agents: usize,
+    rate: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,6 +153,7 @@ impl Shown {
                     ipv4: prefixes.overlay_net_v4().to_string(),
                     endpoints: config.mesh.endpoints.clone(),
                 },
+                snapshot: snapshot(&config.snapshot),
                 k3s: k3s(config.k3s.as_ref()),
                 limits: limits(&config.limits),
             },
@@ -215,6 +228,28 @@ fn cluster(cluster: &super::Cluster) -> Cluster {
             .iter()
             .map(ToString::to_string)
             .collect(),
+    }
+}
+
+fn snapshot(snapshot: &super::Snapshot) -> Snapshot {
+    let every = snapshot.every.map(humantime::format_duration);
+    Snapshot {
+        every: every.map_or("never".into(), |every| every.to_string()),
+        recipient: snapshot.recipient.as_ref().map(ToString::to_string),
+        keep: snapshot.keep,
+        space: size(snapshot.space),
+        agents: snapshot.agents,
+        rate: size(snapshot.rate),
+    }
+}
+
+/// Bytes in the largest unit that leaves no rest.
+fn size(bytes: u64) -> String {
+    let units = [(30, "G"), (20, "M"), (10, "K")];
+    let whole = |(shift, _): &(u32, &str)| bytes > 0 && bytes.is_multiple_of(1 << shift);
+    match units.into_iter().find(whole) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
     }
 }
 

@@ -7,7 +7,7 @@
 pub mod acquire;
 pub mod argument;
 mod binary;
-// The upgrade of k3s and the snapshots use it.
+// Putting a copy back is for the upgrade of k3s.
 #[allow(dead_code)]
 pub mod datastore;
 mod environment;

@@ -27,6 +27,7 @@ use crate::control::{self, Answer, Ask, Pending};
 use crate::fault::Fault;
 use crate::peers::{Change, Peers};
 use crate::sandbox::{self, descriptor};
+use crate::snapshot::Snapshots;
 use crate::state::State;
 
 /// How often the mesh hears of all sessions, beside each change.
@@ -64,6 +65,7 @@ pub(super) struct Life<'a> {
     pub(super) mesh: &'a mut Mesh,
     pub(super) workload: Workload,
     pub(super) peers: Peers,
+    pub(super) snapshots: Snapshots,
     /// What needs a person, by its text.
     pub(super) notices: BTreeMap<String, Notice>,
     /// Own addresses that another machine has.
@@ -117,6 +119,7 @@ impl<'a> Life<'a> {
         let mut life = Life {
             workload: Workload::new(config, state.run_directory(), network.entry()),
             peers: Peers::new(config.cluster.pod_cidrs.clone()),
+            snapshots: Snapshots::start(config, network.entry())?,
             notices: BTreeMap::new(),
             duplicates: BTreeSet::new(),
             attempt: *attempt,
@@ -184,6 +187,9 @@ impl<'a> Life<'a> {
                 }
                 Happening::Asked(pending) if pending.ask == Ask::Pause => self.on_pause(pending),
                 Happening::Asked(pending) if pending.ask == Ask::Resume => self.on_resume(pending),
+                Happening::Asked(pending) if pending.ask == Ask::Snapshot => {
+                    self.snapshots.ask(pending.answer);
+                }
                 Happening::Asked(pending) => self.ask_mesh(pending),
                 Happening::Report((pending, report)) => self.answer(pending, &report).await,
                 Happening::Reload(asked) => self.reload.begin(self.state.run_directory(), asked),
@@ -232,6 +238,7 @@ impl<'a> Life<'a> {
 
     /// Stops what runs in the node; gives every failure.
     pub async fn stop_workload(self) -> Vec<String> {
+        self.snapshots.stop().await;
         self.workload.stop().await
     }
 
@@ -385,6 +392,7 @@ impl<'a> Life<'a> {
     }
 
     fn set_hosts(&mut self, entries: &[(NodeName, Vec<IpAddr>)]) {
+        self.snapshots.members(entries);
         let named: Vec<_> = entries
             .iter()
             .map(|(name, addresses)| (name.to_string(), addresses.clone()))
@@ -431,7 +439,7 @@ impl<'a> Life<'a> {
     async fn answer(&self, pending: Pending, report: &Report) {
         let answer = match pending.ask {
             Ask::Peers => Answer::Peers(self.peer_statuses(report)),
-            Ask::Status | Ask::Stop | Ask::Reload | Ask::Pause | Ask::Resume => {
+            Ask::Status | Ask::Stop | Ask::Reload | Ask::Pause | Ask::Resume | Ask::Snapshot => {
                 // Counters that the kernel does not tell are left out.
                 let shaped = self.network.shaped().await.unwrap_or_default();
                 Answer::Status(Box::new(self.status(report, &shaped)))

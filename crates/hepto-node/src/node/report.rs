@@ -60,6 +60,7 @@ impl Life<'_> {
             },
             k3s,
             limits: limits::status(self.config, self.state.run_directory(), shaped),
+            snapshot: self.snapshots.report(self.config),
             problems,
         }
     }
@@ -84,6 +85,7 @@ impl Life<'_> {
             what: error.to_string(),
             fix: error.fix(),
         }));
+        problems.extend(self.snapshots.problems(self.config));
         problems.extend(report.disk.iter().map(|disk| Problem {
             code: disk.code.into(),
             what: disk.what.clone(),

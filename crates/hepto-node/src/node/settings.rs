@@ -10,7 +10,7 @@ use hepto_net::{
 };
 use ipnet::IpNet;
 
-use crate::config::{Config, FirewallMode, GOSSIP_PORT, Mode, Protocol};
+use crate::config::{Config, FirewallMode, GOSSIP_PORT, Mode, Protocol, SNAPSHOT_PORT};
 
 /// The name of the overlay's link in every node's namespace.
 pub const OVERLAY_LINK: &str = "hepto0";
@@ -53,6 +53,7 @@ pub fn network(config: &Config, attempt: u8) -> Settings {
             FirewallMode::On => Firewall::On {
                 mesh_port: config.mesh.port,
                 gossip_port: GOSSIP_PORT,
+                snapshot_port: SNAPSHOT_PORT,
                 open: config
                     .network
                     .open

@@ -1,7 +1,7 @@
 //! The few paths of k3s's API on port 6443 that matter to supervisor and agents, and the nodes behind them.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,6 +10,7 @@ use base64::Engine;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::datastore::Datastore;
 use crate::pki::Authorities;
 
 /// Seconds without a sign after which a node is not Ready.
@@ -57,7 +58,7 @@ struct Node {
 /// The API's state.
 pub struct Api {
     authorities: Authorities,
-    file: PathBuf,
+    datastore: Datastore,
     token: String,
     agent_token: String,
     admin: Vec<u8>,
@@ -79,19 +80,16 @@ impl Api {
         token: String,
         agent_token: String,
     ) -> anyhow::Result<Api> {
-        let file = data.join("server/db/nodes.json");
-        std::fs::create_dir_all(data.join("server/db"))?;
-        let nodes = match std::fs::read_to_string(&file) {
-            Ok(text) => {
-                serde_json::from_str(&text).with_context(|| format!("read {}", file.display()))?
-            }
-            Err(_) => BTreeMap::new(),
+        let datastore = Datastore::open(data)?;
+        let nodes = match datastore.nodes()? {
+            Some(text) => serde_json::from_str(&text).context("nodes in the datastore")?,
+            None => BTreeMap::new(),
         };
         let admin = crate::client::certificates(&authorities.path("client-admin.crt"))?;
         let admin = admin.first().context("client-admin.crt is empty")?.to_vec();
         Ok(Api {
             authorities,
-            file,
+            datastore,
             token,
             agent_token,
             admin,
@@ -204,7 +202,7 @@ impl Api {
         };
         match serde_json::to_string(&*nodes)
             .map_err(anyhow::Error::from)
-            .and_then(|text| crate::pki::write(&self.file, &text))
+            .and_then(|text| self.datastore.set_nodes(&text))
         {
             Ok(()) => answer(201, "{}"),
             Err(error) => answer(500, error.to_string()),

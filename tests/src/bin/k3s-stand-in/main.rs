@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod contract;
 mod control;
+mod datastore;
 mod kubectl;
 mod pki;
 mod pod;

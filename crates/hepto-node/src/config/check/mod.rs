@@ -6,6 +6,7 @@ mod limits;
 mod mesh;
 mod network;
 mod node;
+mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -89,6 +90,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
         checking,
     );
     let anchors = cluster::anchors(&file.cluster, identity.as_ref(), own_name, checking);
+    let snapshot = snapshot::snapshot(&file.snapshot, checking);
     let k3s = k3s::k3s(&file.k3s, checking);
     let is_master = (own_name.zip(identity.as_ref())).is_some_and(|(own, ids)| *own == ids.master);
     let limits = limits::limits(
@@ -105,6 +107,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
         node: node?,
         network: network?,
         mesh: mesh?,
+        snapshot: snapshot?,
         cluster: super::Cluster {
             name: identity.name,
             master: identity.master,

@@ -8,7 +8,9 @@ use toml::Spanned;
 
 use super::{Checking, Diagnostic, addresses_of, refuse_inner};
 use crate::config::file::{GatewayValue, NetworkSection, Text};
-use crate::config::{FirewallMode, GOSSIP_PORT, Gateway, Mode, Network, OpenPort, Protocol};
+use crate::config::{
+    FirewallMode, GOSSIP_PORT, Gateway, Mode, Network, OpenPort, Protocol, SNAPSHOT_PORT,
+};
 
 /// What the guide supposes between every two nodes, bytes.
 pub const DEFAULT_MTU: u16 = 1400;
@@ -453,9 +455,12 @@ fn open_port(text: &Text, checking: &mut Checking<'_>) -> Option<OpenPort> {
         })
     });
     let found = match parsed {
-        Some(open) if open.port == GOSSIP_PORT => Diagnostic::error(
+        Some(open) if [GOSSIP_PORT, SNAPSHOT_PORT].contains(&open.port) => Diagnostic::error(
             "E-NET-OPEN",
-            format!("port {GOSSIP_PORT} belongs to the mesh and is never open to the outside"),
+            format!(
+                "port {} belongs to the mesh and is never open to the outside",
+                open.port
+            ),
         )
         .fix("remove it"),
         Some(open) => return Some(open),

@@ -465,3 +465,37 @@ fn limits() {
     );
     assert!(mesh.check().is_ok());
 }
+
+#[test]
+fn snapshot() {
+    let edits = [
+        "every = \"often\"",
+        "every = \"5s\"",
+        "recipient = \"age1qqq\"",
+        "recipient = \"AGE-SECRET-KEY-1FEZKUM7VT0H3N7P4HU904YTM92H88F3ZS5YGXLAADULHJSAWHJMQH7QDNY\"",
+        "keep = -1",
+        "agents = 51",
+        "space = \"1T\"",
+        "rate = \"12\"",
+    ];
+    let texts = edits.map(|line| format!("[snapshot]\n{line}\n[mesh]"));
+    let edits: Vec<(&str, &str)> = texts.iter().map(|text| ("[mesh]", text.as_str())).collect();
+    let said = said_after(&edits);
+    assert!(!said.contains("FEZKUM7"), "a secret is not repeated");
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn snapshots_are_understood() {
+    let text = "[snapshot]\nevery = \"90m\"\nkeep = 0\nspace = \"20M\"\nagents = 0\nrate = \"64K\"\n[mesh]";
+    let (config, _) = Home::new().edit("[mesh]", text).check().expect("good");
+    let snapshot = config.snapshot;
+    assert_eq!(snapshot.every, Some(std::time::Duration::from_secs(5400)));
+    assert_eq!(
+        (snapshot.keep, snapshot.agents, snapshot.recipient),
+        (0, 0, None)
+    );
+    assert_eq!((snapshot.space, snapshot.rate), (20 << 20, 64 << 10));
+    let never = Home::new().edit("[mesh]", "[snapshot]\nevery = \"never\"\n[mesh]");
+    assert_eq!(never.check().expect("good").0.snapshot.every, None);
+}
