@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hepto_tests::patience;
 
 use nix::unistd::Pid;
 
@@ -189,7 +190,7 @@ pub fn drive<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// The next event, in time.
 pub async fn event(sandbox: &mut Sandbox) -> Result<Event> {
-    tokio::time::timeout(DEADLINE, sandbox.event())
+    tokio::time::timeout(patience(DEADLINE), sandbox.event())
         .await
         .context("no event came")
 }
@@ -207,7 +208,10 @@ pub async fn spawn(sandbox: &mut Sandbox, program: Program) -> Result<i32> {
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
     let start = Instant::now();
     while !holds() {
-        ensure!(start.elapsed() < DEADLINE, "waited in vain for: {what}");
+        ensure!(
+            start.elapsed() < patience(DEADLINE),
+            "waited in vain for: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())

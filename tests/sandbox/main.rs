@@ -18,6 +18,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use hepto_tests::patience;
 
 /// A name, and what it does in its own namespaces.
 type Test = (&'static str, fn() -> Result<()>);
@@ -90,7 +91,7 @@ fn in_namespaces(name: &str) -> Result<()> {
         match child.try_wait()? {
             Some(status) => break status,
             // With it everything in its pid namespace ends.
-            None if start.elapsed() > LONGEST => child.kill()?,
+            None if start.elapsed() > patience(LONGEST) => child.kill()?,
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::geteuid;
 
-use crate::{inventory, stand_in};
+use crate::{inventory, patience, stand_in};
 
 /// The directory of the test that this process was started for; unset outside.
 const INSIDE: &str = "HEPTO_LAB";
@@ -24,7 +24,7 @@ pub fn isolated<F: FnOnce()>(body: F) {
 }
 
 /// Runs `body`, a closure written in the test's own function, in a new process whose mounts, network
-/// and process ids are its own, with an empty `/run`; kills it after `limit`. What it printed is
+/// and process ids are its own, with an empty `/run`; kills it after [`patience`] of `limit`. What it printed is
 /// shown when it fails.
 ///
 /// # Panics
@@ -35,7 +35,7 @@ pub fn isolated_for<F: FnOnce()>(limit: Duration, body: F) {
             settle(Path::new(&directory));
             body();
         }
-        None => outside(test_name::<F>(), limit),
+        None => outside(test_name::<F>(), patience(limit)),
     }
 }
 

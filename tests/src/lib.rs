@@ -30,4 +30,4 @@ pub use secret::exposed;
 pub use slow::SlowLine;
 pub use stand_in::{program_at, stand_in};
 pub use town::{Lab, Recipe};
-pub use wait::{until, within};
+pub use wait::{patience, until, within};

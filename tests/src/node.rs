@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{Recipe, until, within};
+use crate::{Recipe, patience, until, within};
 
 /// What a process has in memory, bytes (proc(5)).
 #[derive(Debug, Clone, Copy)]
@@ -274,9 +274,9 @@ impl Node {
     /// time since `start` that it took.
     ///
     /// # Panics
-    /// When that is not so `patience` after `start`.
-    pub fn all_meet(nodes: &[&Node], start: Instant, patience: Duration) -> Duration {
-        let left = || patience.saturating_sub(start.elapsed());
+    /// When that is not so [`patience`] of `limit` after `start`.
+    pub fn all_meet(nodes: &[&Node], start: Instant, limit: Duration) -> Duration {
+        let left = || patience(limit).saturating_sub(start.elapsed());
         let addresses: Vec<[IpAddr; 2]> = nodes
             .iter()
             .map(|node| {
