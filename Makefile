@@ -10,8 +10,10 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 CARGO := cargo
 DEMO_ARGS ?=
+VM ?=
+TEST ?=
 
-.PHONY: help demo test test-cluster test-k3s build static lint unit clean toolchain deny ansible bench
+.PHONY: help demo test test-cluster test-k3s build static lint unit vm clean toolchain deny ansible bench
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +54,9 @@ lint: toolchain ## Format and clippy, warnings denied
 
 ansible: build ## The Ansible collection, with a real ansible-core: the guide's inventory, refusals, ansible-lint
 	@tests/ansible/run.sh
+
+vm: toolchain ## Debian 12 and 11 in virtual machines: ipvlan, systemd, kernels 6.1 and 5.10 (root); VM=… TEST=… choose
+	@VM="$(VM)" TEST="$(TEST)" tests/vm/run.sh
 
 deny: ## Licences, bans and sources of every dependency (cargo install cargo-deny)
 	$(CARGO) deny check licenses bans sources
