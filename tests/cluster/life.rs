@@ -1,5 +1,6 @@
 //! Pods outlive all but their own end.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::PATIENCE;
-use crate::cluster::{Cluster, reaches, ready, soon};
+use crate::cluster::{Cluster, json, reaches, ready, soon};
 use crate::pods::{self, Life, PORT};
 use crate::report::Report;
 
@@ -49,6 +50,7 @@ pub fn check(cluster: &mut Cluster, report: &mut Report) {
         });
     }
     reloads(cluster, &lives, report);
+    changed(cluster, &lives, report);
     rebuilt(cluster, report);
     returned(cluster, report);
 }
@@ -88,6 +90,37 @@ fn reloads(cluster: &Cluster, lives: &[Life], report: &mut Report) {
             }
         });
     }
+}
+
+/// A reload with other settings of k3s starts k3s anew, and k3s alone.
+fn changed(cluster: &Cluster, lives: &[Life], report: &mut Report) {
+    let node = &cluster.nodes[1];
+    let what = format!(
+        "other settings of k3s, taken by a reload of {}, start k3s anew: 0 pod restarts",
+        node.name()
+    );
+    report.check(&what, || {
+        let before = k3s(node)?;
+        let text = fs::read_to_string(&node.config).map_err(|error| error.to_string())?;
+        let args = "[k3s]\nargs = [\"--kubelet-arg=max-pods=55\"]\n";
+        fs::write(&node.config, text.replace("[k3s]\n", args))
+            .map_err(|error| error.to_string())?;
+        reload(node)?;
+        reaches(node, "ready");
+        if before == k3s(node)? {
+            return Err(format!("k3s is {before} as before"));
+        }
+        let (capacity, _) = soon(PATIENCE, || {
+            let node = json(cluster.master(), &["get", "node", node.name()])?;
+            let pods = node["status"]["capacity"]["pods"].as_str();
+            match pods {
+                Some("55") => Ok("room for 55 pods, as was set"),
+                other => Err(format!("it has room for {other:?} pods")),
+            }
+        })?;
+        same(cluster, lives)?;
+        Ok(capacity.to_owned())
+    });
 }
 
 /// `reload --wait`; its last word.
@@ -164,8 +197,8 @@ fn answers(cluster: &Cluster, node: &Node) -> Result<(), String> {
 
 /// The parent of a process.
 fn parent(pid: i32) -> Result<i32, String> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
-        .map_err(|error| error.to_string())?;
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| error.to_string())?;
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
     line.and_then(|parent| parent.trim().parse().ok())
         .ok_or_else(|| format!("process {pid} has no parent"))
