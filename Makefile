@@ -44,7 +44,7 @@ build: toolchain ## The debug build
 	$(CARGO) build --workspace --locked --bins
 
 # One static binary for any Linux of this architecture.
-static: toolchain ## The release binary, statically linked, in target/hepto-node
+static: toolchain ## The release binary, statically linked, in target/hepto-node; EMBED_K3S=PATH puts a k3s inside
 	@scripts/static.sh
 
 lint: toolchain ## Format and clippy, warnings denied

@@ -15,6 +15,12 @@ case "$target" in
     aarch64-*) [ "$(uname -m)" = aarch64 ] || export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld ;;
 esac
+# A k3s to carry inside; its bytes are not ours to keep small.
+if [ -n "${EMBED_K3S:-}" ]; then
+    EMBED_K3S=$(realpath -e "$EMBED_K3S")
+    export EMBED_K3S
+    limit=$((limit + $(stat -c %s "$EMBED_K3S")))
+fi
 cargo build --release --locked --package hepto-node --target "$target"
 binary=target/$target/release/hepto-node
 cp "$binary" target/hepto-node

@@ -142,7 +142,7 @@ fn every_command_that_the_documents_show_exists_with_its_options() {
                 .take_while(|word| *word != "--")
                 .collect();
             let depth = match words.first() {
-                Some(&"config" | &"keys" | &"snapshot") => 2,
+                Some(&"config" | &"k3s" | &"keys" | &"snapshot") => 2,
                 _ => 1,
             };
             let is_name = |word: &&&str| !word.starts_with('-');

@@ -8,6 +8,7 @@ mod adoption;
 mod cluster;
 mod contract;
 mod crash;
+mod download;
 mod health;
 mod limits;
 mod pause;

@@ -32,6 +32,7 @@ use life::Life;
 use service::Signals;
 use settings::OVERLAY_LINK;
 pub use successor::{Successor, can_take_over};
+pub use workload::order;
 
 /// What every layer is given.
 struct Start<'a> {

@@ -111,6 +111,21 @@ pub struct K3sStatus {
     pub ready: bool,
     /// What it waits for, or why it last ended.
     pub detail: Option<String>,
+    /// The download of the wanted k3s, while there is one.
+    pub download: Option<Download>,
+}
+
+/// A download under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Download {
+    /// The file.
+    pub file: String,
+    /// Bytes that are there.
+    pub done_bytes: u64,
+    /// Bytes in all; `null` where the server does not say.
+    pub total_bytes: Option<u64>,
+    /// How much of it is there; `null` likewise.
+    pub percent: Option<u64>,
 }
 
 /// What the host's owner grants the node, and what it uses. `null` where there is no limit, or nothing is counted.
@@ -500,6 +515,7 @@ mod tests {
                 restarts: 0,
                 ready: true,
                 detail: None,
+                download: None,
             }),
             limits: LimitsStatus {
                 memory_bytes: LimitStatus {

@@ -4,6 +4,7 @@ mod config;
 mod demo;
 mod exec;
 mod import;
+mod k3s;
 mod keys;
 mod kubectl;
 mod manual;
@@ -46,6 +47,9 @@ enum Command {
     /// Make the cluster's keys
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Bring k3s to this machine beforehand
+    #[command(subcommand)]
+    K3s(k3s::K3sCommand),
     /// Turn the guide's Ansible inventory into config files and keys
     ImportInventory(import::ImportArgs),
     /// Make a snapshot of the master, or list what lies here
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Config(command) => config::run(command),
         Command::Keys(command) => keys::run(command),
+        Command::K3s(command) => k3s::run(command),
         Command::ImportInventory(args) => import::run(args),
         Command::Snapshot(command) => snapshot::run(command),
         Command::Restore(args) => restore::run(args),

@@ -136,6 +136,16 @@ pub struct K3sSection {
     pub enabled: Option<Spanned<bool>>,
     /// The k3s binary.
     pub binary: Option<Text>,
+    /// The release to download.
+    pub version: Option<Text>,
+    /// The digest of its program.
+    pub sha256: Option<Text>,
+    /// From where.
+    pub mirror: Option<Text>,
+    /// Who signs the mirror's certificate.
+    pub ca_file: Option<Text>,
+    /// Images that are there before pods start.
+    pub airgap_images: Option<Text>,
     /// More arguments for k3s.
     pub args: Option<Vec<Text>>,
     /// The longest time to drain the node at a stop.

@@ -230,6 +230,8 @@ pub struct Snapshot {
 pub struct K3s {
     /// Where k3s comes from.
     pub source: acquire::Source,
+    /// Images that are there before pods start.
+    pub images: Option<acquire::Archive>,
     /// What lets k3s join: the cluster key on the master, the agents' key elsewhere.
     pub secret: ClusterSecret,
     /// More arguments for k3s, as given.

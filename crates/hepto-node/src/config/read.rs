@@ -303,7 +303,6 @@ fn refuse_key(
         let found = Diagnostic::error("E-CONFIG-LATER", sentence).at(span);
         return Some(found.fix(match (section, name) {
             ("network", "addresses") => "write the addresses with their prefixes, as in `addresses = [\"2001:db8:1::1/64\"]`".to_owned(),
-            ("k3s", _) => "put a k3s binary on this machine and name it with `binary = \"/usr/local/bin/k3s\"`".to_owned(),
             _ => format!("remove `{name}`"),
         }));
     }
@@ -339,7 +338,6 @@ fn later(section: &str, key: Option<(&str, &DeValue<'_>)>) -> Option<&'static st
         ("mesh", Some("addressing")) => {
             "this version computes overlay addresses in one way only, not yet in wesher's"
         }
-        ("k3s", Some("version" | "sha256")) => "this version does not download k3s yet",
         _ => return None,
     })
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Anchor, Config, FirewallMode, Gateway, Mode, OpenPort, Protocol, quantity};
-use crate::k3s::acquire::Source;
+use crate::k3s::acquire::{Archive, Source};
 
 /// What `config show` prints. The sections are a config file that means the same.
 #[derive(Debug, Serialize)]
@@ -95,6 +95,16 @@ struct K3s {
     enabled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     binary: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    airgap_images: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     args: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -254,12 +264,27 @@ fn size(bytes: u64) -> String {
 }
 
 fn k3s(k3s: Option<&super::K3s>) -> K3s {
+    let source = k3s.map(|k3s| &k3s.source);
+    let release = match source {
+        Some(Source::Release(release)) => Some(release),
+        _ => None,
+    };
     K3s {
         enabled: k3s.is_some(),
-        binary: k3s.and_then(|k3s| match &k3s.source {
-            Source::Binary(path) => Some(path.clone()),
-            Source::Embedded(_) => None,
-        }),
+        binary: match source {
+            Some(Source::Binary(path)) => Some(path.clone()),
+            _ => None,
+        },
+        version: release.map(|release| release.version.to_string()),
+        sha256: release.and_then(|release| Some(release.pin?.to_string())),
+        mirror: release.map(|release| release.mirror.clone()),
+        ca_file: release.and_then(|release| release.authority.clone()),
+        airgap_images: k3s
+            .and_then(|k3s| k3s.images.as_ref())
+            .map(|images| match images {
+                Archive::File(path) => path.display().to_string(),
+                Archive::Release => "release".into(),
+            }),
         args: k3s.map(|k3s| k3s.args.clone()).unwrap_or_default(),
         drain: k3s.map(|k3s| format!("{}s", k3s.drain.as_secs())),
     }

@@ -4,6 +4,7 @@
 //! until the mesh has had its say on them: an agent's until the master is a live peer, a server's until any
 //! member is, or for [`ALONE`], since the first node of a cluster is alone.
 
+mod order;
 mod pausing;
 
 use std::path::{Path, PathBuf};
@@ -12,16 +13,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hepto_net::Entry;
-use zeroize::Zeroizing;
 
-use super::settings::{self, OVERLAY_LINK};
-use super::{limits, pause};
-use crate::config::{ClusterSecret, Config, FirewallMode, K3s};
+pub use self::order::order;
+use self::order::{k3s_settings, sandbox_settings};
+use super::pause;
+use crate::config::Config;
 use crate::fault::Fault;
-use crate::k3s::acquire::{Acquired, Acquisition, History, Known, Order, Store};
-use crate::k3s::{self, Arguments, Role, Secret, State, Supervisor};
+use crate::k3s::acquire::{Acquired, Acquisition, History, Known, Stage, Store};
+use crate::k3s::{self, State, Supervisor};
 use crate::sandbox::{self, Sandbox};
-use crate::status::{K3sStatus, Problem};
+use crate::status::{Download, K3sStatus, Problem};
 
 /// How long a server that has never run waits for another member.
 const ALONE: Duration = Duration::from_secs(5);
@@ -293,6 +294,7 @@ impl Workload {
             restarts: 0,
             ready: false,
             detail: Some(detail),
+            download: self.download(),
         };
         match &self.phase {
             Phase::Off => None,
@@ -341,6 +343,7 @@ impl Workload {
                     restarts: report.restarts,
                     ready: report.state == State::Ready,
                     detail: (!details.is_empty()).then(|| details.join("; ")),
+                    download: self.download(),
                 })
             }
         }
@@ -358,6 +361,18 @@ impl Workload {
                     acquisition.standing()
                 ))
             }
+        }
+    }
+
+    fn download(&self) -> Option<Download> {
+        match self.acquisition.as_ref()?.standing().stage {
+            Stage::Downloading(progress) => Some(Download {
+                percent: progress.percent(),
+                file: progress.file,
+                done_bytes: progress.done,
+                total_bytes: progress.total,
+            }),
+            _ => None,
         }
     }
 
@@ -394,98 +409,5 @@ async fn supervised(phase: &mut Phase) -> k3s::Step {
     match phase {
         Phase::Running(supervisor) => supervisor.step().await,
         _ => std::future::pending().await,
-    }
-}
-
-/// What is to be acquired for a config; nothing for a mesh only.
-pub fn order(config: &Config) -> Option<Order> {
-    Some(Order {
-        source: config.k3s.as_ref()?.source.clone(),
-        storage: config.node.storage.clone(),
-        node_directory: config.node_directory(),
-    })
-}
-
-fn sandbox_settings(
-    config: &Config,
-    visible: Vec<PathBuf>,
-    run_directory: &Path,
-    hosts: &str,
-    resolv_conf: &str,
-) -> sandbox::Settings {
-    sandbox::Settings {
-        cluster: config.cluster.name.to_string(),
-        node: config.node.name.to_string(),
-        directory: config.node_directory(),
-        storage: config.node.storage.clone(),
-        data: config.node.data.clone(),
-        netns: hepto_net::namespace::path(&config.namespace()),
-        run_directory: run_directory.to_owned(),
-        hosts: hosts.to_owned(),
-        resolv_conf: resolv_conf.to_owned(),
-        hidden: config
-            .cluster
-            .key_files
-            .paths()
-            .map(sandbox::mask)
-            .collect(),
-        visible,
-        limits: limits::of_sandbox(&config.limits),
-        executable: PathBuf::from("/proc/self/exe"),
-    }
-}
-
-fn k3s_settings(
-    config: &Config,
-    k3s: &K3s,
-    program: &Known,
-    attempt: u8,
-    resolv_conf: String,
-) -> k3s::Settings {
-    let cluster = &config.cluster;
-    let secret = match &k3s.secret {
-        ClusterSecret::Master(key) => Secret::Server {
-            token: Zeroizing::new(key.expose().to_owned()),
-            agent_token: Zeroizing::new(key.agent(&cluster.name).expose().to_owned()),
-        },
-        ClusterSecret::Agent(key) => Secret::Agent {
-            token: Zeroizing::new(key.expose().to_owned()),
-        },
-    };
-    let arguments = Arguments {
-        role: if config.is_master() {
-            Role::Server
-        } else {
-            Role::Agent
-        },
-        node: config.node.name.to_string(),
-        master: cluster.master.to_string(),
-        addresses: settings::overlay_addresses(config, attempt).to_vec(),
-        pods: cluster.pod_cidrs.clone(),
-        services: cluster.service_cidrs.clone(),
-        link: OVERLAY_LINK.into(),
-        uplink: config
-            .network
-            .addresses
-            .iter()
-            .map(|net| net.addr())
-            .collect(),
-        bind_overlay: config.network.firewall == FirewallMode::None,
-        founded: false,
-        reserved: limits::reserved(&config.limits),
-        extra: k3s.args.clone(),
-    };
-    k3s::Settings {
-        arguments,
-        secret,
-        binary: program.path.clone(),
-        directory: config.node_directory(),
-        resolv_conf,
-        unproxied: settings::own_networks(config)
-            .iter()
-            .map(ToString::to_string)
-            .chain([cluster.master.to_string()])
-            .collect(),
-        drain: k3s.drain,
     }
 }

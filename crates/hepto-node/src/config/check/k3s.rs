@@ -1,19 +1,13 @@
-//! `[k3s]`: the binary, its arguments, the drain.
+//! `[k3s]`: its arguments, the drain; where it comes from is in `k3s_source`.
 
-use std::fs;
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::Access;
-
-use super::{Checking, Diagnostic};
+use super::{Checking, Diagnostic, k3s_source};
 use crate::config::file::{K3sSection, Text};
 use crate::fault::Fault;
-use crate::k3s::acquire::{EMBEDDED, Embedded, Source};
+use crate::k3s::acquire::{Archive, EMBEDDED, Source};
 use crate::k3s::argument;
-use crate::secret::quote;
 
 /// How long a stop waits for workloads to move away.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
@@ -35,6 +29,7 @@ const TOKENS: &[&str] = &["--token", "-t", "--agent-token", "--cluster-secret"];
 /// `[k3s]` before the cluster's secret joins it.
 pub(super) struct Program {
     pub(super) source: Source,
+    pub(super) images: Option<Archive>,
     pub(super) args: Vec<String>,
     pub(super) drain: Duration,
 }
@@ -49,9 +44,11 @@ pub(super) fn k3s(file: &K3sSection, checking: &mut Checking<'_>) -> Option<Opti
     if !is_enabled(file) {
         return Some(None);
     }
-    let source = source(file, EMBEDDED, checking);
+    let source = k3s_source::source(file, EMBEDDED, checking);
+    let images = k3s_source::images(file, source.as_ref(), checking);
     Some(Some(Program {
         source: source?,
+        images: images?,
         args,
         drain: drain?,
     }))
@@ -61,67 +58,6 @@ pub(super) fn is_enabled(file: &K3sSection) -> bool {
     file.enabled
         .as_ref()
         .is_none_or(|enabled| *enabled.get_ref())
-}
-
-/// The one way that was chosen.
-fn source(
-    file: &K3sSection,
-    embedded: Option<Embedded>,
-    checking: &mut Checking<'_>,
-) -> Option<Source> {
-    if let Some(text) = &file.binary {
-        return binary_file(text, checking).map(Source::Binary);
-    }
-    if let Some(embedded) = embedded {
-        return Some(Source::Embedded(embedded));
-    }
-    checking.required("k3s", "binary", None::<&Text>);
-    None
-}
-
-fn binary_file(text: &Text, checking: &mut Checking<'_>) -> Option<PathBuf> {
-    let path = checking.path(text, "binary")?;
-    match checking.machine.and_then(|_| refuse_binary(&path)) {
-        None => Some(path),
-        Some(found) => {
-            checking.report(found.at(text.span()));
-            None
-        }
-    }
-}
-
-fn refuse_binary(path: &Path) -> Option<Diagnostic> {
-    let shown = path.display();
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let found = Diagnostic::error(
-                "E-K3S-ABSENT",
-                format!("the k3s binary {shown} does not exist"),
-            );
-            Some(found.fix("put k3s there, or set `enabled = false` for a node of the mesh alone"))
-        }
-        Err(error) => {
-            let found = Diagnostic::error(
-                "E-K3S-ACCESS",
-                format!("cannot look at the k3s binary {shown}: {error}"),
-            );
-            Some(found.fix("correct the path, or run hepto-node as root"))
-        }
-        Ok(metadata) if !metadata.is_file() => {
-            let found = Diagnostic::error(
-                "E-K3S-KIND",
-                format!("the k3s binary {shown} is not a file"),
-            );
-            Some(found.fix("name the program itself, as in `binary = \"/usr/local/bin/k3s\"`"))
-        }
-        Ok(_) => rustix::fs::access(path, Access::EXEC_OK).err().map(|_| {
-            let found = Diagnostic::error(
-                "E-K3S-EXECUTABLE",
-                format!("the k3s binary {shown} is not executable"),
-            );
-            found.fix(format!("chmod 755 {}", quote(path)))
-        }),
-    }
 }
 
 fn arguments(texts: Option<&Vec<Text>>, checking: &mut Checking<'_>) -> Vec<String> {

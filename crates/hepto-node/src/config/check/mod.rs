@@ -2,6 +2,7 @@
 
 mod cluster;
 mod k3s;
+mod k3s_source;
 mod limits;
 mod mesh;
 mod network;
@@ -122,6 +123,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
             None => None,
             Some(k3s) => Some(super::K3s {
                 source: k3s.source,
+                images: k3s.images,
                 secret: keys.cluster?,
                 args: k3s.args,
                 drain: k3s.drain,

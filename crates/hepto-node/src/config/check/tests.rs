@@ -167,7 +167,6 @@ fn keys_of_later_versions_are_refused_and_never_ignored() {
         .edit("addresses = [", "addresses = \"auto\" #")
         .edit("[cluster]", "[cluster]\noperator = \"x\"")
         .edit("[mesh]", "[mesh]\naddressing = \"wesher\"")
-        .edit("[k3s]", "[k3s]\nversion = \"v1\"\nsha256 = \"0\"")
         .edit("[node]", "[metrics]\nlisten = \"x\"\n[node]");
     insta::assert_snapshot!(home.said());
 }
@@ -275,7 +274,9 @@ fn the_default_file_is_good_once_its_placeholders_are_replaced() {
     home.text = lines.collect::<Vec<_>>().join("\n");
     home = home
         .edit("agent_key_file = ", "#")
-        .edit("data = ", "data = [] #");
+        .edit("data = ", "data = [] #")
+        .edit("\nbinary = ", "\n#")
+        .edit("ca_file = ", "#");
     assert_eq!(home.said(), "");
     let (config, _) = home.check().expect("good");
     assert_eq!(

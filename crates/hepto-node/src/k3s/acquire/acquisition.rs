@@ -46,17 +46,12 @@ pub struct Standing {
 
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.stage {
-            Stage::Reading => f.write_str("what is there is read"),
-            Stage::Waiting => f.write_str("another node of this storage is at it"),
-            Stage::Unpacking => f.write_str("is unpacked"),
-            Stage::Pausing => match &self.problem {
-                Some(problem) => {
-                    let left = problem.again.saturating_duration_since(Instant::now());
-                    write!(f, "tried again in {} s: {}", left.as_secs(), problem.what)
-                }
-                None => f.write_str("tried again in a moment"),
-            },
+        match (&self.stage, &self.problem) {
+            (Stage::Pausing, Some(problem)) => {
+                let left = problem.again.saturating_duration_since(Instant::now());
+                write!(f, "tried again in {} s: {}", left.as_secs(), problem.what)
+            }
+            (stage, _) => stage.fmt(f),
         }
     }
 }
@@ -132,10 +127,32 @@ struct Work {
 }
 
 impl Work {
+    /// Shows it in `status`; in the log each tenth of a download.
+    fn tell(&self, stage: Stage) {
+        let tenth = |stage: &Stage| match stage {
+            Stage::Downloading(progress) => progress.percent().map(|percent| percent / 10),
+            _ => None,
+        };
+        let changed = |standing: &mut Standing| {
+            let (before, now) = (tenth(&standing.stage), tenth(&stage));
+            if let Stage::Downloading(progress) = &stage
+                && before != now
+            {
+                tracing::info!("{progress}");
+            }
+            // A waker for each chunk would cost more than the chunk.
+            let worth = std::mem::discriminant(&standing.stage) != std::mem::discriminant(&stage)
+                || before != now;
+            standing.stage = stage.clone();
+            worth
+        };
+        self.sender.send_if_modified(changed);
+    }
+
     fn run(self) {
         let mut failures = 0;
         loop {
-            let tell = |stage| self.sender.send_modify(|standing| standing.stage = stage);
+            let tell = |stage| self.tell(stage);
             let error = match acquire(&self.order, &self.cancel, &tell) {
                 Ok(acquired) => {
                     tracing::info!(k3s = acquired.name, sha256 = %acquired.digest, "k3s is there");
@@ -149,7 +166,10 @@ impl Work {
                 Err(Error::Cancelled) => return,
                 Err(error) => error,
             };
-            let pause = pause(failures, error.may_pass(), RandomState::new().hash_one(0));
+            if error.came_further() {
+                failures = 0;
+            }
+            let pause = pause(failures, error.may_pass());
             failures += 1;
             tracing::error!(
                 code = error.code(),
@@ -182,7 +202,7 @@ fn earlier(order: &Order) -> Option<Acquired> {
         sha256,
         path,
         name,
-        images: _,
+        images: _, // They were imported when it ran.
     } = History::read(&order.node_directory).good?;
     let stored = Store::of(&order.storage).path(&sha256, PROGRAM) == path;
     let whole = std::fs::File::open(&path).and_then(super::Digest::of);
@@ -196,8 +216,13 @@ fn earlier(order: &Order) -> Option<Acquired> {
         })
 }
 
-/// How long to wait after so many earlier failures: twice as long each time, up to a fifth more by `jitter`.
-fn pause(failures: u32, may_pass: bool, jitter: u64) -> Duration {
+/// How long to wait after so many earlier failures.
+pub fn pause(failures: u32, may_pass: bool) -> Duration {
+    growing(failures, may_pass, RandomState::new().hash_one(0))
+}
+
+/// Twice as long each time, up to a fifth more by `jitter`.
+fn growing(failures: u32, may_pass: bool, jitter: u64) -> Duration {
     let most = match may_pass {
         true => PAUSE_MOST,
         false => PAUSE_MENDED,
@@ -213,11 +238,11 @@ mod tests {
     #[test]
     fn pauses_grow_up_to_an_end() {
         let pauses: Vec<u64> = (0..12)
-            .map(|failures| pause(failures, true, 0).as_secs())
+            .map(|failures| growing(failures, true, 0).as_secs())
             .collect();
         assert_eq!(pauses[..7], [5, 10, 20, 40, 80, 160, 300]);
         assert_eq!(pauses[11], 300);
-        assert_eq!(pause(30, false, 0), PAUSE_MENDED);
-        assert_eq!(pause(0, true, 999).as_millis(), 5_999);
+        assert_eq!(growing(30, false, 0), PAUSE_MENDED);
+        assert_eq!(growing(0, true, 999).as_millis(), 5_999);
     }
 }

@@ -13,23 +13,34 @@
 //!   there.
 
 mod acquisition;
+mod cancel;
+mod client;
 mod digest;
+mod download;
 mod embedded;
 mod error;
+mod fetch;
 mod history;
+mod images;
 #[cfg(test)]
 mod pack;
+mod record;
+mod release;
 mod store;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-pub use self::acquisition::Acquisition;
-pub use self::digest::Digest;
+pub use self::acquisition::{Acquisition, pause};
+pub use self::cancel::Cancel;
+pub use self::client::Patience;
+pub use self::digest::{Digest, NotADigest};
+pub use self::download::Progress;
 pub use self::embedded::{EMBEDDED, Embedded};
 pub use self::error::Error;
+use self::fetch::Fetch;
 pub use self::history::{History, Known};
+pub use self::images::{Archive, FORMS};
+pub use self::release::{PUBLIC, Release, Version};
 pub use self::store::Store;
 use super::binary;
 
@@ -43,6 +54,8 @@ pub enum Source {
     Binary(PathBuf),
     /// The one inside of our own binary.
     Embedded(Embedded),
+    /// `k3s.version`: a release, downloaded once.
+    Release(Release),
 }
 
 impl std::fmt::Display for Source {
@@ -51,6 +64,7 @@ impl std::fmt::Display for Source {
         match self {
             Source::Binary(path) => write!(f, "{}", path.display()),
             Source::Embedded(_) => f.write_str("the embedded k3s"),
+            Source::Release(release) => write!(f, "k3s {}", release.version),
         }
     }
 }
@@ -64,6 +78,10 @@ pub struct Order {
     pub storage: PathBuf,
     /// The node's own folder, with its [`History`].
     pub node_directory: PathBuf,
+    /// Images that are to be there before pods start.
+    pub images: Option<Archive>,
+    /// How long servers are waited for.
+    pub patience: Patience,
 }
 
 /// A k3s that may be started: its file was read and has this digest.
@@ -98,8 +116,25 @@ pub enum Stage {
     Waiting,
     /// The embedded program is unpacked.
     Unpacking,
+    /// The release's checksums are asked for, or its server.
+    Asking,
+    /// A file is downloaded.
+    Downloading(Progress),
     /// After a failure, until it is tried again.
     Pausing,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Stage::Reading => "reading what is there",
+            Stage::Waiting => "waiting for another node of this storage, which is at it",
+            Stage::Unpacking => "unpacking",
+            Stage::Asking => "asking for the release's checksums",
+            Stage::Downloading(progress) => return write!(f, "downloading {progress}"),
+            Stage::Pausing => "pausing",
+        })
+    }
 }
 
 /// Acquires what is ordered, and notes it in the node's history. Blocks: for as long as reading 70 MB takes where it is
@@ -109,14 +144,17 @@ pub enum Stage {
 /// What stands in the way; nothing that could be started is left half.
 pub fn acquire(order: &Order, cancel: &Cancel, tell: &dyn Fn(Stage)) -> Result<Acquired, Error> {
     tell(Stage::Reading);
-    match &order.source {
-        Source::Binary(path) => {
-            let acquired = own(path)?;
-            note(order, &acquired)?;
-            Ok(acquired)
-        }
-        Source::Embedded(embedded) => unpacked(order, embedded, cancel, tell),
+    let mut acquired = match &order.source {
+        Source::Binary(path) => own(path)?,
+        Source::Embedded(embedded) => unpacked(order, embedded, cancel, tell)?,
+        Source::Release(release) => Fetch::new(order, release, cancel, tell)?.release()?,
+    };
+    if let Some(Archive::File(path)) = &order.images {
+        acquired.images = Some(images::own(path)?);
     }
+    images::place(&order.node_directory, acquired.images.as_ref(), cancel)?;
+    note(order, &acquired)?;
+    Ok(acquired)
 }
 
 fn note(order: &Order, acquired: &Acquired) -> Result<(), Error> {
@@ -150,7 +188,18 @@ fn unpacked(
 ) -> Result<Acquired, Error> {
     let store = Store::of(&order.storage);
     let digest: Digest = embedded.sha256.parse().expect("the build wrote a digest");
-    // The store is held also where nothing is to be written: what is noted now is not tidied away.
+    let acquired = |path| Acquired {
+        path,
+        digest,
+        name: order.source.to_string(),
+        images: None,
+    };
+    if let Some(path) = store.verified(&digest, PROGRAM)? {
+        let acquired = acquired(path);
+        if keep(order, &acquired)? {
+            return Ok(acquired);
+        }
+    }
     let locked = store.lock(cancel, || tell(Stage::Waiting))?;
     let path = match store.verified(&digest, PROGRAM)? {
         Some(path) => path,
@@ -161,53 +210,25 @@ fn unpacked(
             locked.put(&partial, &digest, PROGRAM, "the k3s inside of hepto-node")?
         }
     };
-    let acquired = Acquired {
-        path,
-        digest,
-        name: order.source.to_string(),
-        images: None,
-    };
+    let acquired = acquired(path);
     note(order, &acquired)?;
-    locked.tidy(&[digest]);
+    locked.tidy(&[digest], cancel)?;
     Ok(acquired)
 }
 
-/// By which work that blocks is told to end.
-#[derive(Debug, Default)]
-pub struct Cancel {
-    over: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Cancel {
-    /// Ends the work.
-    pub fn cancel(&self) {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
+/// Notes what was just found in the store, without waiting for who downloads there; whether it still lies there: from
+/// then on it does.
+fn keep(order: &Order, acquired: &Acquired) -> Result<bool, Error> {
+    let _quiet = Store::of(&order.storage).quiet(&Cancel::default())?;
+    let files = [
+        Some(&acquired.path),
+        acquired.images.as_ref().map(|images| &images.path),
+    ];
+    let there = files.into_iter().flatten().all(|path| path.exists());
+    if there {
+        note(order, acquired)?;
     }
-
-    /// Whether it is to end.
-    pub fn is_cancelled(&self) -> bool {
-        *self.over.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits; whether the work is to end.
-    pub fn sleep(&self, duration: Duration) -> bool {
-        let until = Instant::now() + duration;
-        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*over {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            over = self
-                .changed
-                .wait_timeout(over, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
-    }
+    Ok(there)
 }
 
 #[cfg(test)]

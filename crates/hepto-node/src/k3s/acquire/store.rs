@@ -2,7 +2,8 @@
 //! storage.
 //!
 //! ```text
-//! .lock                   held by who writes here
+//! .lock                   held by who downloads or unpacks here, perhaps for long
+//! .quiet                  held for a moment by who notes what it uses, or removes what nobody does
 //! lock.toml               the digests that releases published (`record`)
 //! <sha256>/k3s            a program, never changed once it is there
 //! partial/<sha256>        one that is not whole yet
@@ -82,8 +83,28 @@ impl Store {
     /// # Errors
     /// When the disk refuses, or on [`Cancel`].
     pub fn lock(&self, cancel: &Cancel, waiting: impl FnOnce()) -> Result<Locked, Error> {
+        Ok(Locked {
+            store: self.clone(),
+            _lock: self.flock(".lock", cancel, waiting)?,
+        })
+    }
+
+    /// Keeps everybody from removing anything, for a moment.
+    ///
+    /// # Errors
+    /// As with [`Store::lock`].
+    pub(super) fn quiet(&self, cancel: &Cancel) -> Result<Flock<File>, Error> {
+        self.flock(".quiet", cancel, || ())
+    }
+
+    fn flock(
+        &self,
+        name: &str,
+        cancel: &Cancel,
+        waiting: impl FnOnce(),
+    ) -> Result<Flock<File>, Error> {
         self.make()?;
-        let path = self.folder().join(".lock");
+        let path = self.folder().join(name);
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let mut file = options
@@ -92,12 +113,7 @@ impl Store {
         let mut waiting = Some(waiting);
         loop {
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => {
-                    return Ok(Locked {
-                        store: self.clone(),
-                        _lock: lock,
-                    });
-                }
+                Ok(lock) => return Ok(lock),
                 Err((same, Errno::EWOULDBLOCK | Errno::EINTR)) => file = same,
                 Err((_, errno)) => return Err(Error::disk("lock", &path, errno.into())),
             }
@@ -119,6 +135,11 @@ pub struct Locked {
 }
 
 impl Locked {
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Where a file lies that is not whole yet: never under a name by which it would be used.
     ///
     /// # Errors
@@ -129,11 +150,30 @@ impl Locked {
         Ok(folder.join(digest.to_string()))
     }
 
-    /// Puts a whole file in its place, if it has its digest: read back from the disk, synced, made executable, renamed.
-    /// One of another digest is removed.
+    /// Whether a file has its digest, read back from the disk.
     ///
     /// # Errors
     /// [`Error::Digest`] naming `from` as where it came from, or when the disk refuses.
+    pub fn check(&self, partial: &Path, digest: &Digest, from: &str) -> Result<(), Error> {
+        let failed = |source| Error::disk("read", partial, source);
+        let file = File::open(partial).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        let found = Digest::of(&file).map_err(failed)?;
+        match found == *digest {
+            true => Ok(()),
+            false => Err(Error::Digest {
+                from: from.to_owned(),
+                found,
+                wanted: *digest,
+            }),
+        }
+    }
+
+    /// Puts a whole file in its place, if it has its digest: synced, made executable, renamed. One of another digest is
+    /// removed.
+    ///
+    /// # Errors
+    /// As with [`Locked::check`].
     pub fn put(
         &self,
         partial: &Path,
@@ -143,17 +183,11 @@ impl Locked {
     ) -> Result<PathBuf, Error> {
         let path = self.store.path(digest, name);
         let failed = |source| Error::disk("write", &path, source);
-        let file = File::open(partial).map_err(failed)?;
-        file.sync_all().map_err(failed)?;
-        let found = Digest::of(&file).map_err(failed)?;
-        if found != *digest {
+        if let Err(error) = self.check(partial, digest, from) {
             fs::remove_file(partial).map_err(failed)?;
-            return Err(Error::Digest {
-                from: from.to_owned(),
-                found,
-                wanted: *digest,
-            });
+            return Err(error);
         }
+        let file = File::open(partial).map_err(failed)?;
         file.set_permissions(Permissions::from_mode(0o755))
             .and_then(|()| file.sync_all())
             .map_err(failed)?;
@@ -169,7 +203,11 @@ impl Locked {
 
     /// Removes what no node of this storage has in its history, and partial files of other digests than `wanted`. What
     /// cannot be read keeps everything; what cannot be removed is only said.
-    pub fn tidy(&self, wanted: &[Digest]) {
+    ///
+    /// # Errors
+    /// On [`Cancel`], or when the store cannot be locked.
+    pub fn tidy(&self, wanted: &[Digest], cancel: &Cancel) -> Result<(), Error> {
+        let _quiet = self.store.quiet(cancel)?;
         match self.removable(wanted) {
             Ok(paths) => {
                 for path in paths {
@@ -191,6 +229,7 @@ impl Locked {
                 tracing::warn!(%error, "old versions of k3s are kept: what the nodes use cannot be read");
             }
         }
+        Ok(())
     }
 
     fn removable(&self, wanted: &[Digest]) -> io::Result<Vec<PathBuf>> {

@@ -31,6 +31,8 @@ impl Place {
             source,
             storage: self.directory.path().to_owned(),
             node_directory: self.directory.path().join(node),
+            images: None,
+            patience: Patience::default(),
         }
     }
 }
@@ -129,3 +131,6 @@ fn an_upgrade_keeps_the_good_one_and_removes_the_one_before() {
         "the last good one and the new one"
     );
 }
+
+mod download;
+mod life;

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 
 use super::{Home, KEY, OTHER_KEY, said_after, set_mode};
+use crate::k3s::acquire::{Archive, Source};
 
 #[test]
 fn names() {
@@ -388,6 +389,51 @@ fn ports_and_endpoints() {
             "[mesh]\nendpoints = [\"203.0.113.7\", \"2001:db8:1::7\", \"x:1\", \"203.0.113.7:0\", \"10.44.0.1:1\"]"
         ),
     ]));
+}
+
+#[test]
+fn where_k3s_comes_from() {
+    let version = "version = \"v1.33.4+k3s1\"";
+    let with = |more: &str| format!("{version}\n{more}");
+    let edits = [
+        "version = \"latest\"".to_owned(),
+        "version = \"v1.33\"".to_owned(),
+        "version = \"1.33.4\"".to_owned(),
+        "sha256 = \"0123\"\nmirror = \"https://mirror.example\"".to_owned(),
+        with("binary = \"DIR/k3s\""),
+        with("sha256 = \"0123\""),
+        with("mirror = \"http://mirror.example/k3s\""),
+        with("mirror = \"https://user:secret@mirror.example\"\nca_file = \"DIR/nothing\""),
+        with("airgap_images = \"DIR/k3s\""),
+        with("airgap_images = \"DIR/nothing.tar.zst\""),
+        "binary = \"DIR/k3s\"\nairgap_images = \"release\"".to_owned(),
+    ];
+    let edits: Vec<(&str, &str)> = edits
+        .iter()
+        .map(|to| ("binary = \"DIR/k3s\"", to.as_str()))
+        .collect();
+    insta::assert_snapshot!(said_after(&edits));
+}
+
+#[test]
+fn a_release_is_understood() {
+    let digest = "0123456789abcdef".repeat(4);
+    let lines = format!(
+        "version = \"v1.33.4+k3s1\"\nsha256 = \"{digest}\"\nmirror = \"https://mirror.example:8443/k3s/\"\nca_file = \"DIR/k3s\"\nairgap_images = \"release\""
+    );
+    let home = Home::new().edit("binary = \"DIR/k3s\"", &lines);
+    assert_eq!(home.said(), "");
+    let k3s = home.check().expect("good").0.k3s.expect("k3s");
+    let Source::Release(release) = k3s.source else {
+        panic!("{:?}", k3s.source);
+    };
+    assert_eq!(
+        release.url("k3s"),
+        "https://mirror.example:8443/k3s/v1.33.4%2Bk3s1/k3s"
+    );
+    assert_eq!(release.pin.map(|pin| pin.to_string()), Some(digest));
+    assert_eq!(release.authority, Some(home.path("k3s")));
+    assert_eq!(k3s.images, Some(Archive::Release));
 }
 
 #[test]

@@ -123,7 +123,7 @@ fn tidying_keeps_what_any_node_has_in_its_history() {
     for digest in &all {
         fs::write(locked.partial(digest).unwrap().with_extension("etag"), "x").unwrap();
     }
-    locked.tidy(&all[2..3]);
+    locked.tidy(&all[2..3], &Cancel::default()).unwrap();
     let there = |digest: &Digest| place.store.path(digest, "k3s").exists();
     assert_eq!(
         all.iter().map(there).collect::<Vec<_>>(),
@@ -136,6 +136,6 @@ fn tidying_keeps_what_any_node_has_in_its_history() {
 
     // A history that cannot be read may name anything.
     fs::write(place.directory.path().join("mars/k3s.toml"), "?").unwrap();
-    locked.tidy(&[]);
+    locked.tidy(&[], &Cancel::default()).unwrap();
     assert!(there(&all[2]));
 }
