@@ -10,6 +10,7 @@ mod clock;
 mod collision;
 mod cut;
 mod demo;
+mod diagnose;
 mod first_packet;
 mod key;
 mod lab;

@@ -8,6 +8,7 @@ mod cli;
 mod config;
 mod control;
 mod demo;
+mod diagnose;
 mod fault;
 mod inventory;
 mod k3s;

@@ -2,6 +2,7 @@
 
 mod config;
 mod demo;
+mod diagnose;
 mod exec;
 mod import;
 mod k3s;
@@ -63,6 +64,8 @@ enum Command {
     Peers(show::PeersArgs),
     /// Wait until the mesh is up, k3s serves, or the node is ready
     Wait(wait::WaitArgs),
+    /// Gather all that helps to find out what is wrong, without any key
+    Diagnose(diagnose::DiagnoseArgs),
     /// Run a command in the node's namespaces
     Exec(exec::ExecArgs),
     /// Run kubectl against this node's cluster (on the master)
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args),
         Command::Status(args) => show::status(args),
         Command::Peers(args) => show::peers(args),
+        Command::Diagnose(args) => diagnose::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Kubectl(args) => kubectl::run(args),
         Command::Reload(args) => reload::run(args),
