@@ -16,6 +16,7 @@ mod reload;
 mod secret;
 mod snapshot;
 mod stop;
+mod upgrade;
 
 use std::fs;
 use std::path::PathBuf;

@@ -109,6 +109,9 @@ pub struct K3sStatus {
     pub restarts: u32,
     /// Whether it serves.
     pub ready: bool,
+    /// The k3s that is on its way into another's place, by its name.
+    #[serde(default)]
+    pub upgrade: Option<String>,
     /// What it waits for, or why it last ended.
     pub detail: Option<String>,
     /// The download of the wanted k3s, while there is one.
@@ -514,6 +517,7 @@ mod tests {
                 pid: Some(1300),
                 restarts: 0,
                 ready: true,
+                upgrade: None,
                 detail: None,
                 download: None,
             }),

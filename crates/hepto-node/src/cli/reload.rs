@@ -15,11 +15,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::Target;
 use crate::control::{Answer, Ask, Client};
 use crate::fault::{Exit, Fault};
-use crate::status::Status;
+use crate::status::{Problem, Status};
 use crate::target::{self, RunDirectory};
 
 /// Longer than the new program may take to check the config.
 const CHECK: Duration = Duration::from_secs(90);
+/// How long a node may take to be as before, when nothing else was said.
+const USUAL: Duration = Duration::from_secs(60);
 /// Between two looks at a node that comes up.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -31,9 +33,9 @@ pub struct ReloadArgs {
     /// Wait until the other nodes are reached again and k3s is as ready as it was
     #[arg(long)]
     pub wait: bool,
-    /// The longest time to wait, as 90s, 5m or 1h
-    #[arg(long, value_name = "TIME", default_value = "1m", requires = "wait", value_parser = humantime::parse_duration)]
-    pub timeout: Duration,
+    /// The longest time to wait, as 90s, 5m or 1h; without it a minute, and as long as a new k3s may take
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 /// Has the installed program take over, and waits for the node as it was before.
@@ -81,6 +83,10 @@ struct Seen {
     reached: BTreeSet<String>,
     uplink: String,
     k3s_ready: bool,
+    /// A k3s that is on its way into another's place.
+    upgrade: Option<String>,
+    /// What is wrong with k3s.
+    wrong: BTreeSet<String>,
     version: String,
 }
 
@@ -94,6 +100,8 @@ impl Seen {
         Ok(Seen {
             reached: reached.map(|peer| peer.name).collect(),
             k3s_ready: status.k3s.as_ref().is_some_and(|k3s| k3s.ready),
+            upgrade: status.k3s.and_then(|k3s| k3s.upgrade),
+            wrong: status.problems.iter().filter_map(wrong).collect(),
             uplink: status.network.uplink.state,
             version: status.version,
         })
@@ -112,8 +120,19 @@ impl Seen {
         if !unreached.is_empty() {
             return Some(format!("not reached again: {}", unreached.join(", ")));
         }
+        if let Some(name) = &now.upgrade {
+            return Some(format!("{name} is not ready yet"));
+        }
         (self.k3s_ready && !now.k3s_ready).then(|| "k3s is not ready again".to_owned())
     }
+}
+
+/// A problem of k3s, as the operator reads it.
+fn wrong(problem: &Problem) -> Option<String> {
+    let Problem { code, what, fix } = problem;
+    let fix = fix.as_ref().map(|fix| format!("\n  fix: {fix}"));
+    let text = || format!("[{code}] {what}{}", fix.unwrap_or_default());
+    code.contains("-K3S-").then(text)
 }
 
 fn status(client: &mut Client) -> anyhow::Result<Status> {
@@ -128,16 +147,21 @@ fn wait(
     run_directory: &Path,
     process: &OwnedFd,
     before: &Seen,
-    limit: Duration,
+    limit: Option<Duration>,
 ) -> anyhow::Result<(String, Duration)> {
     let start = Instant::now();
+    let mut since = start;
     loop {
         let now = Client::connect(run_directory)
             .map_err(anyhow::Error::from)
             .and_then(|mut client| Seen::by(&mut client));
         let missing = match &now {
             Ok(now) => match before.missing(now) {
-                None => return Ok((now.version.clone(), start.elapsed())),
+                // All is there; what the reload was to change may still have failed.
+                None => match now.wrong.difference(&before.wrong).next() {
+                    None => return Ok((now.version.clone(), start.elapsed())),
+                    Some(wrong) => anyhow::bail!("{wrong}"),
+                },
                 missing => missing,
             },
             Err(_) => None,
@@ -149,12 +173,14 @@ fn wait(
                 .fix("read its log for the reason; start the node again, and it takes them over")
                 .into());
         }
-        if start.elapsed() >= limit {
+        // The node itself bounds how long a new k3s may take.
+        if limit.is_none() && now.is_ok_and(|now| now.upgrade.is_some()) {
+            since = Instant::now();
+        }
+        if since.elapsed() >= limit.unwrap_or(USUAL) {
             let missing = missing.unwrap_or_else(|| "it does not answer".into());
-            let what = format!(
-                "the node is not as before within {} s: {missing}",
-                limit.as_secs()
-            );
+            let seconds = start.elapsed().as_secs();
+            let what = format!("the node is not as before after {seconds} s: {missing}");
             return Err(Fault::new("E-RELOAD-SLOW", what)
                 .fix("see hepto-node status and the node's log; it goes on trying")
                 .into());
@@ -179,6 +205,8 @@ mod tests {
             reached: reached.iter().map(ToString::to_string).collect(),
             uplink: uplink.into(),
             k3s_ready,
+            upgrade: None,
+            wrong: BTreeSet::new(),
             version: "0.1.0".into(),
         }
     }
@@ -200,6 +228,11 @@ mod tests {
             missing(&seen(&["mars", "venus"], "up", false)),
             "k3s is not ready again"
         );
+        let trying = Seen {
+            upgrade: Some("v2".into()),
+            ..seen(&["mars", "venus"], "up", true)
+        };
+        assert_eq!(missing(&trying), "v2 is not ready yet");
         let mesh_only = seen(&[], "waiting", false);
         assert_eq!(mesh_only.missing(&seen(&[], "waiting", false)), None);
     }

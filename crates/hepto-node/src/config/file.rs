@@ -150,6 +150,8 @@ pub struct K3sSection {
     pub args: Option<Vec<Text>>,
     /// The longest time to drain the node at a stop.
     pub drain: Option<Text>,
+    /// How long another k3s may take to be ready.
+    pub upgrade_timeout: Option<Text>,
 }
 
 /// `[limits]`: what the node may use of its host.

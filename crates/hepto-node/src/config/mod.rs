@@ -238,6 +238,8 @@ pub struct K3s {
     pub args: Vec<String>,
     /// The longest time to drain the node at a stop.
     pub drain: Duration,
+    /// How long another k3s may take to be ready before the earlier one is started again.
+    pub upgrade_timeout: Duration,
 }
 
 /// What the node may use of its host; `None` each: as much as there is.

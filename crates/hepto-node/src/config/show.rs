@@ -109,6 +109,7 @@ struct K3s {
     args: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     drain: Option<String>,
+    upgrade_timeout: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -287,6 +288,7 @@ fn k3s(k3s: Option<&super::K3s>) -> K3s {
             }),
         args: k3s.map(|k3s| k3s.args.clone()).unwrap_or_default(),
         drain: k3s.map(|k3s| format!("{}s", k3s.drain.as_secs())),
+        upgrade_timeout: k3s.map(|k3s| format!("{}s", k3s.upgrade_timeout.as_secs())),
     }
 }
 

@@ -128,7 +128,7 @@ pub fn note_start(settings: &Settings) -> Result<(), Error> {
 }
 
 /// A digest of all that a k3s which runs would have to be started anew for; not its program.
-fn started_with(settings: &Settings) -> String {
+pub fn started_with(settings: &Settings) -> String {
     let mut hasher = Blake2s256::new();
     let mut add = |text: &str| {
         hasher.update(text.len().to_le_bytes());

@@ -50,7 +50,7 @@ pub enum Event {
         /// Ready, or what is missing.
         result: Result<(), Lack>,
     },
-    /// k3s runs with what is not wanted any more: it is to be ended, and started anew at once.
+    /// k3s runs, or ran, with what is not wanted any more: it is to be ended, and started anew at once.
     Restart {
         /// Why, for the operator.
         why: String,
@@ -424,9 +424,17 @@ impl Lifecycle {
     }
 
     fn restart(&mut self, now: Instant, why: String) {
-        if matches!(self.stage, Stage::Running(_)) {
-            self.last_error = Some(why);
-            self.tell_to_end(now, After::Anew);
+        match self.stage {
+            Stage::Running(_) => {
+                self.last_error = Some(why);
+                self.tell_to_end(now, After::Anew);
+            }
+            // What made it end may be gone with what is started now.
+            Stage::Backoff { .. } => {
+                self.stage = Stage::MeshUp;
+                self.try_spawn();
+            }
+            _ => {}
         }
     }
 
@@ -456,6 +464,7 @@ impl Lifecycle {
                 ..
             }) => self.back_off(now, why),
             Stage::Ending(_) => {
+                self.last_error = None;
                 self.actions.clear();
                 self.try_spawn();
             }

@@ -16,6 +16,8 @@ mod https;
 pub mod lifecycle;
 pub mod ready;
 mod refusal;
+mod start;
+pub mod upgrade;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -26,12 +28,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
 
+use self::acquire::Known;
 pub use self::argument::{Arguments, Role};
 pub use self::file::Secret;
 pub use self::lifecycle::State;
 use self::lifecycle::{Action, Event, Lifecycle, Pace};
-use self::ready::{Enter, Lack, Target};
-use crate::sandbox::{self, Program, Sandbox};
+use self::ready::{Enter, Lack};
+use self::start::Errand;
+use self::upgrade::Upgrade;
+use crate::sandbox::{self, Sandbox};
 
 /// k3s's id in the sandbox.
 const ID: &str = "k3s";
@@ -48,8 +53,11 @@ pub struct Settings {
     pub arguments: Arguments,
     /// The tokens.
     pub secret: Secret,
-    /// k3s, as host and node see it.
-    pub binary: PathBuf,
+    /// Which k3s: the one that the config wants, as far as that is known, the one that ran last, the one that was ready
+    /// last.
+    pub programs: [Option<Known>; 3],
+    /// How long another k3s may take to be ready before the earlier one is started again.
+    pub upgrade_timeout: Duration,
     /// The node's own folder, `<storage>/<node>`.
     pub directory: PathBuf,
     /// The resolvers that pods get: the text of a resolv.conf.
@@ -132,6 +140,10 @@ pub struct Report {
     pub waiting_for: Option<String>,
     /// What last went wrong, until the node is ready.
     pub last_error: Option<String>,
+    /// The name of a k3s that has yet to show that it can be ready.
+    pub trying: Option<String>,
+    /// The name of a k3s that could not be started in an earlier one's place, and why.
+    pub failed: Option<(String, String)>,
 }
 
 /// k3s's supervisor: the driver of [`Lifecycle`]. Dropping it leaves k3s and its pods running, for the next one.
@@ -140,11 +152,16 @@ pub struct Supervisor {
     sandbox: Sandbox,
     enter: Enter,
     machine: Lifecycle,
+    /// Whether the master is a live peer.
+    master: bool,
     /// The state that was last logged and returned: kept, so that a cancelled [`Supervisor::step`] hides no change.
     told: State,
     /// The action under way: kept until it is done, for the same reason.
     action: Option<Action>,
     probe: Option<(i32, oneshot::Receiver<Result<(), Lack>>)>,
+    upgrade: Upgrade,
+    /// What the disk has to do before a start, under way: kept for the same reason.
+    errand: Option<Errand>,
 }
 
 impl Supervisor {
@@ -154,6 +171,10 @@ impl Supervisor {
     /// # Errors
     ///
     /// When k3s cannot be started or a file cannot be written, with the sandbox, which the caller has to stop.
+    ///
+    /// # Panics
+    ///
+    /// When no k3s is known at all.
     pub async fn start(
         mut settings: Settings,
         sandbox: Sandbox,
@@ -171,14 +192,18 @@ impl Supervisor {
             seed,
             Instant::now(),
         );
+        let upgrade = start::upgrade(&settings);
         let mut supervisor = Supervisor {
             settings,
             sandbox,
             enter,
             machine,
+            master: false,
             told: State::Prepare,
             action: None,
             probe: None,
+            upgrade,
+            errand: None,
         };
         if supervisor.sandbox.adopted()
             && let Ok(event) = tokio::time::timeout(REPLAY, supervisor.sandbox.event()).await
@@ -186,12 +211,10 @@ impl Supervisor {
             supervisor.hear(event);
             tracing::info!(state = %supervisor.machine.state(), "took over the node's running sandbox");
         }
+        supervisor.upgrade.found(Instant::now());
         if changed {
             // Does nothing where no k3s runs.
-            let why = "its settings have changed".into();
-            supervisor
-                .machine
-                .handle(Instant::now(), Event::Restart { why });
+            supervisor.restart("its settings have changed".into());
         }
         supervisor.machine.handle(Instant::now(), Event::Prepared);
         Ok(supervisor)
@@ -208,6 +231,7 @@ impl Supervisor {
         let before = std::mem::replace(&mut self.told, after);
         if after != before {
             self.tell(before, after);
+            self.on_state(after);
         }
         match after {
             State::Stopped => Step::SandboxGone,
@@ -216,13 +240,9 @@ impl Supervisor {
         }
     }
 
-    /// From now on k3s is started from this file; one that runs is left alone.
-    pub fn use_binary(&mut self, path: PathBuf) {
-        self.settings.binary = path;
-    }
-
     /// Tells whether the master is a live peer. An agent's k3s starts only then.
     pub fn master_live(&mut self, live: bool) {
+        self.master = live;
         self.machine.handle(Instant::now(), Event::Master { live });
     }
 
@@ -260,6 +280,8 @@ impl Supervisor {
                 .map(|at| at.saturating_duration_since(now).as_secs()),
             waiting_for,
             last_error: self.machine.last_error().map(str::to_owned),
+            trying: self.trying(),
+            failed: self.failed(),
         }
     }
 
@@ -276,6 +298,8 @@ impl Supervisor {
             .machine
             .poll_timeout()
             .map(tokio::time::Instant::from_std);
+        let trial = self.upgrade.poll_timeout();
+        let trial = trial.map(tokio::time::Instant::from_std);
         let probe = self.probe.as_mut();
         tokio::select! {
             event = self.sandbox.event() => self.hear(event),
@@ -284,6 +308,7 @@ impl Supervisor {
                 self.machine.handle(Instant::now(), Event::Probed { pid, result });
             }
             () = sleep_until(due) => self.machine.handle_timeout(Instant::now()),
+            () = sleep_until(trial) => self.on_trial(),
         }
     }
 
@@ -305,7 +330,14 @@ impl Supervisor {
             // Other programs of the node (`exec`), and k3s's other notices.
             _ => return,
         };
+        let ended = match &event {
+            Event::Exited(how) | Event::SpawnFailed(how) => Some(how.clone()),
+            _ => None,
+        };
         self.machine.handle(Instant::now(), event);
+        if let Some(how) = ended {
+            self.on_end(&how);
+        }
     }
 
     async fn act(&mut self) {
@@ -343,46 +375,6 @@ impl Supervisor {
                 }
             }
             self.action = None;
-        }
-    }
-
-    async fn spawn(&mut self) -> Result<(), String> {
-        // Before it runs: a k3s without this note, or with another, is one with earlier settings.
-        file::note_start(&self.settings).map_err(|error| error.to_string())?;
-        let program = self.program();
-        let spawned = self.sandbox.spawn(&program).await;
-        spawned.map_err(|error| error.to_string())
-    }
-
-    fn program(&self) -> Program {
-        let command = self.settings.arguments.role.command();
-        let config = format!("{}/config.yaml", argument::ETC);
-        Program {
-            id: ID.into(),
-            argv: vec![
-                self.settings.binary.display().to_string(),
-                command.into(),
-                "--config".into(),
-                config,
-            ],
-            env: environment::environment(sandbox::environment(), &self.settings.unproxied),
-            notify: true,
-            log: LOG.into(),
-        }
-    }
-
-    fn target(&self) -> Target {
-        let arguments = &self.settings.arguments;
-        let bound = arguments
-            .addresses
-            .first()
-            .copied()
-            .filter(|_| arguments.bind_overlay);
-        Target {
-            role: arguments.role,
-            node: arguments.node.clone(),
-            data: file::outside(&self.settings.directory, argument::DATA),
-            address: bound.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
         }
     }
 

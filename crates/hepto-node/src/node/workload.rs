@@ -13,13 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hepto_net::Entry;
+use tokio::task::JoinHandle;
 
 pub use self::order::order;
 use self::order::{k3s_settings, sandbox_settings};
 use super::pause;
 use crate::config::Config;
 use crate::fault::Fault;
-use crate::k3s::acquire::{Acquired, Acquisition, History, Known, Stage, Store};
+use crate::k3s::acquire::{self, Acquisition, History, Known, Stage, Store};
 use crate::k3s::{self, State, Supervisor};
 use crate::sandbox::{self, Sandbox};
 use crate::status::{Download, K3sStatus, Problem};
@@ -73,7 +74,13 @@ pub struct Workload {
     /// A k3s that runs in a sandbox from before: it goes on, whatever becomes of the one that the config wants.
     running: Option<Known>,
     node_directory: PathBuf,
+    storage: PathBuf,
+    /// The k3s with which the node is ready, on its way into the store.
+    keeping: Option<Keeping>,
 }
+
+/// A copy that is being made.
+type Keeping = JoinHandle<Result<Known, acquire::Error>>;
 
 impl Workload {
     /// Nothing runs yet.
@@ -111,6 +118,8 @@ impl Workload {
                 .map(Acquisition::start),
             running: History::read(&node_directory).ran.filter(|_| runs),
             node_directory,
+            storage: config.node.storage.clone(),
+            keeping: None,
         }
     }
 
@@ -121,6 +130,14 @@ impl Workload {
         let wanted = standing.acquired.as_ref().map(Known::from);
         let earlier = standing.earlier.as_ref().map(Known::from);
         self.running.clone().or(wanted).or(earlier)
+    }
+
+    /// Which k3s runs, as far as that is known.
+    fn supervised(&self) -> Option<&Known> {
+        match &self.phase {
+            Phase::Running(supervisor) => supervisor.running(),
+            _ => self.running.as_ref(),
+        }
     }
 
     /// Whether k3s was started in this storage before, so that this node keeps its overlay addresses.
@@ -172,8 +189,10 @@ impl Workload {
         ))
         .await?;
         let entry = self.entry.clone();
+        let history = History::read(&self.node_directory);
+        let programs = [Some(program.clone()), history.ran, history.good];
         let started = Supervisor::start(
-            k3s_settings(config, k3s, &program, attempt, resolv_conf.to_owned()),
+            k3s_settings(config, k3s, programs, attempt, resolv_conf.to_owned()),
             sandbox,
             Arc::new(move || entry.enter()),
         );
@@ -182,7 +201,6 @@ impl Workload {
                 supervisor.master_live(self.master_live);
                 self.phase = Phase::Running(Box::new(supervisor));
                 self.running = Some(program);
-                self.remember(|history, running| history.ran = Some(running));
                 self.take_up();
                 Ok(())
             }
@@ -208,6 +226,11 @@ impl Workload {
         let step = tokio::select! {
             () = acquisition.changed() => None,
             step = supervised(&mut self.phase) => Some(step),
+            kept = kept(&mut self.keeping) => {
+                self.keeping = None;
+                self.on_kept(kept);
+                return Step::Went;
+            }
         };
         match step {
             None if acquisition.acquired().is_some() => {
@@ -215,7 +238,7 @@ impl Workload {
                 Step::Acquired
             }
             Some(k3s::Step::Moved { to: State::Ready }) => {
-                self.remember(|history, running| history.good = Some(running));
+                self.keep();
                 Step::Went
             }
             Some(k3s::Step::SandboxGone) => {
@@ -226,34 +249,33 @@ impl Workload {
         }
     }
 
-    /// Has k3s started from what the config wants, from its next start on.
+    /// Has the k3s that the config wants take the place of another.
     fn take_up(&mut self) {
         let wanted = self.acquisition.as_ref().and_then(Acquisition::acquired);
-        let (Some(wanted), Phase::Running(supervisor)) = (wanted, &mut self.phase) else {
-            return;
-        };
-        let Acquired { path, name, .. } = &wanted;
-        if self
-            .running
-            .as_ref()
-            .is_some_and(|running| running.sha256 != wanted.digest)
-        {
-            tracing::warn!(
-                "{name} is there; the k3s that runs goes on, and the new one is taken at its next start"
-            );
+        if let (Some(wanted), Phase::Running(supervisor)) = (wanted, &mut self.phase) {
+            supervisor.want(Known::from(&wanted));
         }
-        supervisor.use_binary(path.clone());
     }
 
-    /// Notes something about the k3s that runs, for the next supervisor.
-    fn remember(&self, change: impl FnOnce(&mut History, Known)) {
-        let Some(running) = self.running.clone() else {
+    /// The node is ready with the k3s that runs: it is kept, so that there is a way back to it.
+    fn keep(&mut self) {
+        let Some(good) = self.supervised().cloned() else {
             return;
         };
-        if let Err(error) =
-            History::update(&self.node_directory, |history| change(history, running))
-        {
-            tracing::warn!(fix = error.fix(), "which k3s ran cannot be noted: {error}");
+        let (storage, directory) = (self.storage.clone(), self.node_directory.clone());
+        let keep = move || acquire::back_up(&storage, &directory, good);
+        self.keeping = Some(tokio::task::spawn_blocking(keep));
+    }
+
+    fn on_kept(&mut self, kept: Result<Known, acquire::Error>) {
+        match (kept, &mut self.phase) {
+            (Ok(good), Phase::Running(supervisor)) => supervisor.kept(good),
+            (Ok(_), _) => {}
+            (Err(error), _) => tracing::warn!(
+                code = error.code(),
+                fix = error.fix(),
+                "this k3s is not kept, so that an upgrade would have no way back: {error}"
+            ),
         }
     }
 
@@ -293,6 +315,7 @@ impl Workload {
             pid: None,
             restarts: 0,
             ready: false,
+            upgrade: None,
             detail: Some(detail),
             download: self.download(),
         };
@@ -342,6 +365,7 @@ impl Workload {
                     pid: report.pid,
                     restarts: report.restarts,
                     ready: report.state == State::Ready,
+                    upgrade: self.upgrade(report.trying),
                     detail: (!details.is_empty()).then(|| details.join("; ")),
                     download: self.download(),
                 })
@@ -376,13 +400,31 @@ impl Workload {
         }
     }
 
+    /// The k3s that is on its way into another's place; `None` when what the config wants runs, or cannot.
+    fn upgrade(&self, trying: Option<String>) -> Option<String> {
+        let acquisition = self.acquisition.as_ref()?;
+        let standing = acquisition.standing();
+        let coming = standing.acquired.is_none() && standing.problem.is_none();
+        trying.or_else(|| coming.then(|| acquisition.name().to_owned()))
+    }
+
     /// What stands in the way of the k3s that the config wants.
     pub fn problem(&self) -> Option<Problem> {
-        let problem = self.acquisition.as_ref()?.standing().problem?;
+        if let Some(problem) = self.acquisition.as_ref()?.standing().problem {
+            return Some(Problem {
+                code: problem.code.into(),
+                what: problem.what,
+                fix: problem.fix,
+            });
+        }
+        let Phase::Running(supervisor) = &self.phase else {
+            return None;
+        };
+        let (name, why) = supervisor.report().failed?;
         Some(Problem {
-            code: problem.code.into(),
-            what: problem.what,
-            fix: problem.fix,
+            code: "E-K3S-UPGRADE".into(),
+            what: format!("{name} did not take the earlier k3s's place, which runs on: {why}"),
+            fix: Some("see k3s's log; name another version, or change what it lacks in [k3s], then hepto-node reload".into()),
         })
     }
 
@@ -402,6 +444,17 @@ impl Workload {
 fn remains(run_directory: &Path) -> Ending {
     let run_directory = run_directory.to_owned();
     Box::pin(async move { sandbox::cleanup(&run_directory, UNKNOWN).await })
+}
+
+/// What a copy came to; nothing where none is made.
+async fn kept(keeping: &mut Option<Keeping>) -> Result<Known, acquire::Error> {
+    let Some(keeping) = keeping else {
+        return std::future::pending().await;
+    };
+    match keeping.await {
+        Ok(kept) => kept,
+        Err(_) => Err(acquire::Error::Cancelled),
+    }
 }
 
 /// What happens to a k3s that runs; nothing where none does.

@@ -15,6 +15,11 @@ pub const DEFAULT_DRAIN: Duration = Duration::from_secs(60);
 /// The unit gives a stop 180 s in all, and k3s needs its share.
 const LONGEST_DRAIN: Duration = Duration::from_secs(120);
 
+/// How long another k3s may take to be ready: images of a new version come over a home's line.
+const DEFAULT_UPGRADE: Duration = Duration::from_secs(600);
+const LEAST_UPGRADE: Duration = Duration::from_secs(10);
+const LONGEST_UPGRADE: Duration = Duration::from_secs(7200);
+
 /// Arguments whose value is a secret: it would stand in this file, and in the process list for everyone to read.
 const SECRETS: &[&str] = &[
     "--datastore-endpoint",
@@ -32,6 +37,7 @@ pub(super) struct Program {
     pub(super) images: Option<Archive>,
     pub(super) args: Vec<String>,
     pub(super) drain: Duration,
+    pub(super) upgrade_timeout: Duration,
 }
 
 /// `Some(None)` where k3s is off.
@@ -40,6 +46,10 @@ pub(super) fn k3s(file: &K3sSection, checking: &mut Checking<'_>) -> Option<Opti
     let drain = match &file.drain {
         Some(text) => drain(text, checking),
         None => Some(DEFAULT_DRAIN),
+    };
+    let upgrade_timeout = match &file.upgrade_timeout {
+        Some(text) => upgrade_timeout(text, checking),
+        None => Some(DEFAULT_UPGRADE),
     };
     if !is_enabled(file) {
         return Some(None);
@@ -51,6 +61,7 @@ pub(super) fn k3s(file: &K3sSection, checking: &mut Checking<'_>) -> Option<Opti
         images: images?,
         args,
         drain: drain?,
+        upgrade_timeout: upgrade_timeout?,
     }))
 }
 
@@ -111,12 +122,7 @@ fn place(fault: &Fault, texts: &[Text]) -> Range<usize> {
 
 fn drain(text: &Text, checking: &mut Checking<'_>) -> Option<Duration> {
     let written = text.get_ref();
-    let units = [("s", 1), ("m", 60)];
-    let parsed = units.iter().find_map(|(unit, seconds)| {
-        let number: u64 = written.strip_suffix(unit)?.parse().ok()?;
-        Some(Duration::from_secs(number.checked_mul(*seconds)?))
-    });
-    let found = match parsed {
+    let found = match time(written) {
         Some(drain) if drain <= LONGEST_DRAIN => return Some(drain),
         Some(_) => Diagnostic::error(
             "E-K3S-DRAIN",
@@ -128,4 +134,24 @@ fn drain(text: &Text, checking: &mut Checking<'_>) -> Option<Duration> {
     };
     checking.report(found.at(text.span()));
     None
+}
+
+fn upgrade_timeout(text: &Text, checking: &mut Checking<'_>) -> Option<Duration> {
+    let written = text.get_ref();
+    let bounds = LEAST_UPGRADE..=LONGEST_UPGRADE;
+    if let Some(timeout) = time(written).filter(|timeout| bounds.contains(timeout)) {
+        return Some(timeout);
+    }
+    let what = format!("\"{written}\" is not a time from 10s to 120m");
+    let found = Diagnostic::error("E-K3S-UPGRADE-TIMEOUT", what);
+    checking.report(found.fix("write \"10m\" or \"600s\"").at(text.span()));
+    None
+}
+
+/// Seconds or minutes.
+fn time(written: &str) -> Option<Duration> {
+    [("s", 1), ("m", 60)].iter().find_map(|(unit, seconds)| {
+        let number: u64 = written.strip_suffix(unit)?.parse().ok()?;
+        Some(Duration::from_secs(number.checked_mul(*seconds)?))
+    })
 }

@@ -127,6 +127,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
                 secret: keys.cluster?,
                 args: k3s.args,
                 drain: k3s.drain,
+                upgrade_timeout: k3s.upgrade_timeout,
             }),
         },
         limits: limits?,

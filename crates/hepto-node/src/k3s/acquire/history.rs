@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,9 @@ impl History {
     /// # Errors
     /// When it cannot be written.
     pub fn update(node_directory: &Path, change: impl FnOnce(&mut History)) -> Result<(), Error> {
+        // One change at a time: k3s is acquired, kept and started on threads of their own.
+        static CHANGING: Mutex<()> = Mutex::new(());
+        let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = History::read(node_directory);
         let mut after = before.clone();
         change(&mut after);

@@ -13,6 +13,7 @@
 //!   there.
 
 mod acquisition;
+mod backup;
 mod cancel;
 mod client;
 mod digest;
@@ -31,6 +32,7 @@ mod store;
 use std::path::{Path, PathBuf};
 
 pub use self::acquisition::{Acquisition, pause};
+pub use self::backup::back_up;
 pub use self::cancel::Cancel;
 pub use self::client::Patience;
 pub use self::digest::{Digest, NotADigest};

@@ -317,6 +317,14 @@ fn a_wanted_restart_ends_k3s_and_starts_it_at_once() {
 }
 
 #[test]
+fn a_wanted_start_does_not_wait_for_the_back_off() {
+    let mut world = World::ready();
+    world.crash();
+    let why = "x".into();
+    assert_eq!(world.event(Event::Restart { why }), [Action::Spawn]);
+}
+
+#[test]
 fn a_k3s_that_does_not_end_when_asked_is_killed() {
     let mut world = World::ready();
     world.event(Event::Restart { why: "x".into() });
@@ -412,7 +420,10 @@ proptest! {
             if let Some(Event::Master { live: l }) = event {
                 live = l;
             }
-            let (before, retry) = (machine.state(), machine.retry_at());
+            // A wanted start does not wait.
+            let wanted = matches!(event, Some(Event::Restart { .. }));
+            let before = machine.state();
+            let retry = machine.retry_at().filter(|_| !wanted);
             match event {
                 Some(event) => machine.handle(now, event),
                 None => machine.handle_timeout(now),

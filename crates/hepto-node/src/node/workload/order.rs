@@ -23,7 +23,7 @@ pub fn order(config: &Config) -> Option<Order> {
     })
 }
 
-/// What the sandbox is made from.
+/// What the sandbox is made from. `visible`: where k3s lies.
 pub(super) fn sandbox_settings(
     config: &Config,
     visible: Vec<PathBuf>,
@@ -53,11 +53,11 @@ pub(super) fn sandbox_settings(
     }
 }
 
-/// What k3s is told.
+/// What k3s is told, and which one.
 pub(super) fn k3s_settings(
     config: &Config,
     k3s: &K3s,
-    program: &Known,
+    programs: [Option<Known>; 3],
     attempt: u8,
     resolv_conf: String,
 ) -> k3s::Settings {
@@ -97,7 +97,8 @@ pub(super) fn k3s_settings(
     k3s::Settings {
         arguments,
         secret,
-        binary: program.path.clone(),
+        programs,
+        upgrade_timeout: k3s.upgrade_timeout,
         directory: config.node_directory(),
         resolv_conf,
         unproxied: settings::own_networks(config)

@@ -448,6 +448,8 @@ fn k3s() {
         ("binary = \"DIR/k3s\"", ""),
         ("binary", "drain = \"1 minute\"\nbinary"),
         ("binary", "drain = \"10m\"\nbinary"),
+        ("binary", "upgrade_timeout = \"3h\"\nbinary"),
+        ("binary", "upgrade_timeout = \"5s\"\nbinary"),
         (
             "binary",
             "args = [\"--token=hidden-secret\", \"--agent-token\", \"other-secret\"]\nbinary",
