@@ -1,7 +1,7 @@
 //! A paused node: k3s and its pods are ended in order, the mesh stays, until the host's owner says otherwise.
 //!
 //! Nothing is frozen: a frozen pod wakes up in a cluster that has given its work to another, and goes on writing (see
-//! `docs/decisions/011-pause.md`). That the node is paused stands in its storage, so that neither a restart of the
+//! `docs/decisions/008-pause.md`). That the node is paused stands in its storage, so that neither a restart of the
 //! supervisor nor one of the machine ends it.
 
 use std::fs::{self, File};
