@@ -13,7 +13,7 @@ DEMO_ARGS ?=
 VM ?=
 TEST ?=
 
-.PHONY: help demo test test-cluster test-k3s build static lint unit vm clean toolchain deny ansible bench
+.PHONY: help demo test test-cluster test-k3s build static lint unit vm clean toolchain deny ansible bench rules
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,10 @@ ansible: build ## The Ansible collection, with a real ansible-core: the guide's 
 
 vm: toolchain ## Debian 12 and 11 in virtual machines: ipvlan, systemd, kernels 6.1 and 5.10 (root); VM=… TEST=… choose
 	@VM="$(VM)" TEST="$(TEST)" tests/vm/run.sh
+
+rules: ## The alert rules in dist/, checked by promtool of Debian's prometheus
+	@scripts/toolchain.sh promtool:prometheus >/dev/null
+	promtool check rules dist/prometheus/hepto.rules.yaml
 
 deny: ## Licences, bans and sources of every dependency (cargo install cargo-deny)
 	$(CARGO) deny check licenses bans sources

@@ -15,6 +15,7 @@ mod first_packet;
 mod key;
 mod lab;
 mod meet;
+mod metrics;
 mod preflight;
 mod reload;
 mod restart;

@@ -234,6 +234,7 @@ impl Recipe {
         section("snapshot", &[]);
         section("k3s", &[]);
         section("limits", &[]);
+        section("metrics", &[]);
         text
     }
 }

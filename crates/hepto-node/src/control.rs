@@ -84,6 +84,19 @@ struct Reply {
     answer: Answer,
 }
 
+/// Where parts of the node ask what the commands ask.
+#[derive(Debug, Clone)]
+pub struct Requests(mpsc::Sender<Pending>);
+
+impl Requests {
+    /// Asks the node's main loop; `None` when it has ended.
+    pub async fn ask(&self, ask: Ask) -> Option<Answer> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Pending { ask, answer }).await.ok()?;
+        answered.await.ok()
+    }
+}
+
 /// A request on its way to the node's main loop.
 #[derive(Debug)]
 pub struct Pending {
@@ -93,11 +106,12 @@ pub struct Pending {
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// Serves the control socket in `run_directory` on the current runtime; requests arrive at the receiver.
+/// Serves the control socket in `run_directory` on the current runtime; requests arrive at the receiver, those of
+/// other parts too.
 ///
 /// # Errors
 /// `E-CONTROL` when the socket cannot be made.
-pub fn serve(run_directory: &Path) -> Result<mpsc::Receiver<Pending>, Fault> {
+pub fn serve(run_directory: &Path) -> Result<(Requests, mpsc::Receiver<Pending>), Fault> {
     let path = run_directory.join(SOCKET);
     // The lock is ours, so a socket that lies here is a dead run's.
     let _ = std::fs::remove_file(&path);
@@ -114,19 +128,21 @@ pub fn serve(run_directory: &Path) -> Result<mpsc::Receiver<Pending>, Fault> {
         .fix("check that /run is writable and not full")
     })?;
     let (sender, receiver) = mpsc::channel(16);
+    let requests = Requests(sender);
+    let node = requests.clone();
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(converse(stream, sender.clone()))),
+                Ok((stream, _)) => drop(tokio::spawn(converse(stream, node.clone()))),
                 // Out of descriptors: a pause lets others close theirs.
                 Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
     });
-    Ok(receiver)
+    Ok((requests, receiver))
 }
 
-async fn converse(stream: UnixStream, node: mpsc::Sender<Pending>) {
+async fn converse(stream: UnixStream, node: Requests) {
     if !stream.peer_cred().is_ok_and(|peer| peer.uid() == 0) {
         return;
     }
@@ -147,7 +163,7 @@ async fn converse(stream: UnixStream, node: mpsc::Sender<Pending>) {
             Ok(Request {
                 version: VERSION,
                 request,
-            }) => match ask(&node, request).await {
+            }) => match node.ask(request).await {
                 Some(answer) => answer,
                 None => return,
             },
@@ -167,12 +183,6 @@ async fn converse(stream: UnixStream, node: mpsc::Sender<Pending>) {
             return;
         }
     }
-}
-
-async fn ask(node: &mpsc::Sender<Pending>, ask: Ask) -> Option<Answer> {
-    let (answer, answered) = oneshot::channel();
-    node.send(Pending { ask, answer }).await.ok()?;
-    answered.await.ok()
 }
 
 /// The command's side of a control connection.

@@ -12,6 +12,7 @@ mod diagnose;
 mod fault;
 mod inventory;
 mod k3s;
+mod metrics;
 mod node;
 mod peers;
 mod preflight;

@@ -441,7 +441,7 @@ fn bytes(count: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -466,7 +466,7 @@ mod tests {
         insta::assert_snapshot!(sample().text());
     }
 
-    fn sample() -> Status {
+    pub(crate) fn sample() -> Status {
         Status {
             version: "0.1.0".into(),
             cluster: "acides".into(),

@@ -36,6 +36,9 @@ pub struct File {
     /// `[limits]`.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// `[metrics]`.
+    #[serde(default)]
+    pub metrics: MetricsSection,
 }
 
 /// `[node]`: who this is, and where its data lies.
@@ -166,6 +169,14 @@ pub struct LimitsSection {
     pub pids: Option<Spanned<i64>>,
     /// Bits a second through the uplink.
     pub bandwidth: Option<Spanned<BandwidthValue>>,
+}
+
+/// `[metrics]`: where Prometheus finds the node.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricsSection {
+    /// Address and port in the host's namespace.
+    pub listen: Option<Text>,
 }
 
 /// `limits.bandwidth`: one rate for both directions, or `{ up = "…", down = "…" }`.

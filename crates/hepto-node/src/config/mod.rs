@@ -65,6 +65,8 @@ pub struct Config {
     pub k3s: Option<K3s>,
     /// `[limits]`.
     pub limits: Limits,
+    /// `[metrics]`.
+    pub metrics: Metrics,
 }
 
 /// Who this is, and where its data lies.
@@ -255,6 +257,13 @@ pub struct Limits {
     pub up: Option<u64>,
     /// What the node receives through its uplink, bits a second.
     pub down: Option<u64>,
+}
+
+/// Where metrics are offered beside the socket in the run directory.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// An address of the host and a TCP port, not 0.
+    pub listen: Option<SocketAddr>,
 }
 
 /// The k3s token, by role.

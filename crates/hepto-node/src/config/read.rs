@@ -13,8 +13,8 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::Diagnostic;
 use super::file::{
-    ClusterSection, File, K3sSection, LimitsSection, MeshSection, NetworkSection, NodeSection,
-    SnapshotSection,
+    ClusterSection, File, K3sSection, LimitsSection, MeshSection, MetricsSection, NetworkSection,
+    NodeSection, SnapshotSection,
 };
 
 /// What was read, and what must not be reported as missing besides.
@@ -259,6 +259,7 @@ fn known_keys(section: &str) -> Option<&'static [&'static str]> {
         "snapshot" => Some(fields::<SnapshotSection>()),
         "k3s" => Some(fields::<K3sSection>()),
         "limits" => Some(fields::<LimitsSection>()),
+        "metrics" => Some(fields::<MetricsSection>()),
         _ => None,
     }
 }
@@ -329,7 +330,6 @@ fn refuse_key(
 /// Sections, keys and values that the design names and this version does not have: never silently accepted.
 fn later(section: &str, key: Option<(&str, &DeValue<'_>)>) -> Option<&'static str> {
     Some(match (section, key.map(|(name, _)| name)) {
-        ("metrics", _) => "this version does not offer metrics yet",
         ("network", Some("addresses")) if key?.1.as_str() == Some("auto") => {
             "this version cannot take addresses from router advertisements yet"
         }

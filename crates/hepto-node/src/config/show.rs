@@ -27,6 +27,7 @@ struct Sections {
     snapshot: Snapshot,
     k3s: K3s,
     limits: Limits,
+    metrics: Metrics,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,6 +126,12 @@ struct Limits {
 }
 
 #[derive(Debug, Serialize)]
+struct Metrics {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Serialize)]
 struct BandwidthShown {
     #[serde(skip_serializing_if = "Option::is_none")]
     up: Option<String>,
@@ -167,6 +174,9 @@ impl Shown {
                 snapshot: snapshot(&config.snapshot),
                 k3s: k3s(config.k3s.as_ref()),
                 limits: limits(&config.limits),
+                metrics: Metrics {
+                    listen: config.metrics.listen,
+                },
             },
             derived: Derived {
                 role: match (&config.k3s, config.is_master()) {

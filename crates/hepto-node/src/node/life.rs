@@ -25,6 +25,7 @@ use super::{Start, settings};
 use crate::config::{Config, host_addresses};
 use crate::control::{self, Answer, Ask, Pending};
 use crate::fault::Fault;
+use crate::metrics::Metrics;
 use crate::peers::{Change, Peers};
 use crate::sandbox::{self, descriptor};
 use crate::snapshot::Snapshots;
@@ -77,6 +78,8 @@ pub(super) struct Life<'a> {
     pub(super) started: Instant,
     pub(super) resolver: Resolver,
     pub(super) control: mpsc::Receiver<Pending>,
+    /// Serves as long as it is there.
+    pub(super) _metrics: Metrics,
     pub(super) reports: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
     pub(super) reachable: usize,
     pub(super) told: String,
@@ -116,6 +119,8 @@ impl<'a> Life<'a> {
             config.node.name.clone(),
             settings::overlay_addresses(config, *attempt).to_vec(),
         );
+        let directory = state.run_directory();
+        let (requests, control) = control::serve(directory)?;
         let mut life = Life {
             workload: Workload::new(config, state.run_directory(), network.entry()),
             peers: Peers::new(config.cluster.pod_cidrs.clone()),
@@ -128,7 +133,8 @@ impl<'a> Life<'a> {
             uplink: UplinkState::WaitingForParent,
             started: Instant::now(),
             resolver: Resolver::new(settings::anchors(config)),
-            control: control::serve(state.run_directory())?,
+            control,
+            _metrics: Metrics::serve(directory, config.metrics.listen, &requests),
             reports: mpsc::channel(4),
             reachable: 0,
             told: String::new(),

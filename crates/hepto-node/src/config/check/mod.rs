@@ -5,6 +5,7 @@ mod k3s;
 mod k3s_source;
 mod limits;
 mod mesh;
+mod metrics;
 mod network;
 mod node;
 mod snapshot;
@@ -100,6 +101,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
         is_master,
         checking,
     );
+    let metrics = metrics::metrics(&file.metrics, checking);
     node::secret_data(&file.node, node.as_ref(), keys.as_ref(), checking);
 
     let (identity, plan, keys, k3s) = (identity?, plan?, keys?, k3s?);
@@ -131,6 +133,7 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
             }),
         },
         limits: limits?,
+        metrics: metrics?,
     })
 }
 

@@ -166,8 +166,7 @@ fn keys_of_later_versions_are_refused_and_never_ignored() {
         .edit("[network]", "[network]\nhost_link = true")
         .edit("addresses = [", "addresses = \"auto\" #")
         .edit("[cluster]", "[cluster]\noperator = \"x\"")
-        .edit("[mesh]", "[mesh]\naddressing = \"wesher\"")
-        .edit("[node]", "[metrics]\nlisten = \"x\"\n[node]");
+        .edit("[mesh]", "[mesh]\naddressing = \"wesher\"");
     insta::assert_snapshot!(home.said());
 }
 

@@ -465,6 +465,26 @@ fn k3s() {
 }
 
 #[test]
+fn metrics() {
+    let with = |line: &str| Home::new().edit("[k3s]", &format!("[metrics]\n{line}\n[k3s]"));
+    let said: Vec<String> = [
+        "listen = 9586",
+        "listen = \"9586\"",
+        "listen = \"localhost:9586\"",
+        "listen = \"127.0.0.1:0\"",
+        "listne = \"127.0.0.1:9586\"",
+        "listen = \"0.0.0.0:9586\"",
+        "listen = \"[::1]:9586\"",
+    ]
+    .map(|line| with(line).said())
+    .into();
+    insta::assert_snapshot!(said.join("\n\n"));
+    let (config, _) = with("listen = \"[::1]:9586\"").check().expect("good");
+    let listen = config.metrics.listen.expect("given");
+    assert_eq!(listen.to_string(), "[::1]:9586");
+}
+
+#[test]
 fn limits() {
     let with = |line: &'static str| said_after(&[("[k3s]", &format!("[limits]\n{line}\n[k3s]"))]);
     let said: Vec<String> = [
