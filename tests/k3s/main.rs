@@ -9,6 +9,7 @@ mod cluster;
 mod contract;
 mod crash;
 mod download;
+mod drain;
 mod health;
 mod limits;
 mod pause;

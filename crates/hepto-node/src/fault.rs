@@ -95,6 +95,7 @@ fault_from! {
     // Its sentences say what to do.
     hepto_mesh::identity::IdentityError => |_| None;
     crate::k3s::Error => |error| error.fix();
+    crate::k3s::drain::Error => |error| error.fix();
     crate::k3s::datastore::Error => |error| error.fix();
     crate::k3s::acquire::Error => |error| error.fix();
     hepto_net::lab::Error => |error| error.fix();

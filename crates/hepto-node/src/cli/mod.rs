@@ -3,6 +3,7 @@
 mod config;
 mod demo;
 mod diagnose;
+mod drain;
 mod exec;
 mod import;
 mod k3s;
@@ -76,6 +77,10 @@ enum Command {
     Pause(pause::PauseArgs),
     /// Start k3s again after `pause`
     Resume(pause::PauseArgs),
+    /// Have no new pods come, and those that are there go to other nodes
+    Drain(drain::DrainArgs),
+    /// Let pods come again after `drain`
+    Uncordon(drain::UncordonArgs),
     /// Stop the node: k3s, pods, mesh and namespace
     Stop(stop::StopArgs),
     /// Take the node off this machine
@@ -123,6 +128,8 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => reload::run(args),
         Command::Pause(args) => pause::pause(args),
         Command::Resume(args) => pause::resume(args),
+        Command::Drain(args) => drain::drain(args),
+        Command::Uncordon(args) => drain::uncordon(args),
         Command::Stop(args) => stop::run(args),
         Command::Uninstall(args) => uninstall::run(args),
         Command::Demo(args) => demo::run(args),

@@ -71,10 +71,38 @@ pub enum Error {
     },
 }
 
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// Path and query.
+    pub path: &'a str,
+    /// The type of what is sent along, and what.
+    pub body: Option<(&'a str, String)>,
+    /// More of an answer is not read, bytes.
+    pub most: usize,
+}
+
 /// `GET path`; with credentials by TLS, proving who we are and checking who answers.
 pub fn get(
     address: SocketAddr,
     path: &str,
+    credentials: Option<&Credentials>,
+) -> Result<Answer, Error> {
+    let question = Question {
+        method: "GET",
+        path,
+        body: None,
+        most: MOST,
+    };
+    ask(address, &question, credentials)
+}
+
+/// The same for any question.
+pub fn ask(
+    address: SocketAddr,
+    question: &Question<'_>,
     credentials: Option<&Credentials>,
 ) -> Result<Answer, Error> {
     let silent = |source| Error::Silent { address, source };
@@ -85,8 +113,8 @@ pub fn get(
     socket.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
     socket.set_write_timeout(Some(PATIENCE)).map_err(silent)?;
     let raw = match tls {
-        Some(session) => exchange(StreamOwned::new(session, socket), address, path),
-        None => exchange(socket, address, path),
+        Some(session) => exchange(StreamOwned::new(session, socket), address, question),
+        None => exchange(socket, address, question),
     }
     .map_err(silent)?;
     parse(&raw).ok_or(Error::Foreign { address })
@@ -95,16 +123,26 @@ pub fn get(
 fn exchange(
     mut stream: impl Read + Write,
     address: SocketAddr,
-    path: &str,
+    question: &Question<'_>,
 ) -> std::io::Result<Vec<u8>> {
+    let Question {
+        method, path, most, ..
+    } = question;
+    let (head, body) = match &question.body {
+        Some((kind, body)) => (
+            format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", body.len()),
+            body.as_str(),
+        ),
+        None => (String::new(), ""),
+    };
     // Version 1.0: the answer comes whole, without chunks, and ends with the connection.
     write!(
         stream,
-        "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json, */*\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json, */*\r\n{head}\r\n{body}"
     )?;
     stream.flush()?;
     let mut raw = Vec::new();
-    match stream.take(MOST as u64).read_to_end(&mut raw) {
+    match stream.take(*most as u64).read_to_end(&mut raw) {
         // Go closes without TLS's own farewell; what came before it is whole enough for us.
         Err(error) if error.kind() != ErrorKind::UnexpectedEof || raw.is_empty() => Err(error),
         _ => Ok(raw),

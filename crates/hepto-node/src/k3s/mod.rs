@@ -10,6 +10,7 @@ mod binary;
 // Putting a copy back is for the upgrade of k3s.
 #[allow(dead_code)]
 pub mod datastore;
+pub mod drain;
 mod environment;
 pub mod file;
 mod https;
@@ -154,6 +155,8 @@ pub struct Supervisor {
     machine: Lifecycle,
     /// Whether the master is a live peer.
     master: bool,
+    /// Whether another node is reached.
+    company: bool,
     /// The state that was last logged and returned: kept, so that a cancelled [`Supervisor::step`] hides no change.
     told: State,
     /// The action under way: kept until it is done, for the same reason.
@@ -199,6 +202,7 @@ impl Supervisor {
             enter,
             machine,
             master: false,
+            company: false,
             told: State::Prepare,
             action: None,
             probe: None,
@@ -285,12 +289,27 @@ impl Supervisor {
         }
     }
 
-    /// Ends k3s, its pods and the sandbox: asks, waits as long as the settings allow, ends what is left. Gives every
+    /// Tells whether another node is reached, to which pods could go.
+    pub fn company(&mut self, company: bool) {
+        self.company = company;
+    }
+
+    /// Ends k3s, its pods and the sandbox: has pods go to other nodes, if there are any, asks, waits as long as the settings allow, ends what is left. Gives every
     /// failure.
     pub async fn stop(mut self) -> Vec<sandbox::Error> {
+        let until = Instant::now() + self.settings.drain;
+        let ready = self.machine.state() == State::Ready;
         self.machine.handle(Instant::now(), Event::Stop);
-        tracing::info!(grace = ?self.settings.drain, "stopping k3s and its pods");
-        self.sandbox.stop(self.settings.drain).await
+        // A probe under way would give free what is cordoned below.
+        if let Some((_, probe)) = self.probe.take() {
+            let _ = probe.await;
+        }
+        if ready && self.company && !self.settings.drain.is_zero() {
+            self.drain().await;
+        }
+        let grace = until.saturating_duration_since(Instant::now());
+        tracing::info!(?grace, "stopping k3s and its pods");
+        self.sandbox.stop(grace).await
     }
 
     async fn wait(&mut self) {

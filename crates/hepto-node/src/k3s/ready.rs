@@ -7,13 +7,14 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::argument::{API_PORT, Role};
+use super::argument::{self, API_PORT, Role};
 use super::https::{self, Credentials};
+use super::{drain, file};
 
 /// The kubelet's health port, on the node's loopback alone.
 const KUBELET_PORT: u16 = 10248;
@@ -30,6 +31,8 @@ pub struct Target {
     pub role: Role,
     /// The node's name in Kubernetes.
     pub node: String,
+    /// The node's own folder, `<storage>/<node>`.
+    pub directory: PathBuf,
     /// k3s's data folder, as the host sees it.
     pub data: PathBuf,
     /// Where the kubelet and the server listen: loopback, unless they are bound to the overlay.
@@ -37,8 +40,19 @@ pub struct Target {
 }
 
 impl Target {
+    /// Whom to ask about the node of this folder.
+    pub fn new(role: Role, node: String, directory: &Path, address: std::net::IpAddr) -> Self {
+        Target {
+            role,
+            node,
+            directory: directory.to_owned(),
+            data: file::outside(directory, argument::DATA),
+            address,
+        }
+    }
+
     /// The API as this node reaches it.
-    fn api(&self) -> SocketAddr {
+    pub fn api(&self) -> SocketAddr {
         match self.role {
             Role::Server => SocketAddr::new(self.address, API_PORT),
             Role::Agent => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), AGENT_API_PORT),
@@ -46,7 +60,7 @@ impl Target {
     }
 
     /// The administrator's certificate on a server, the kubelet's own on an agent: each may see this node.
-    fn credentials(&self) -> Credentials {
+    pub fn credentials(&self) -> Credentials {
         let (folder, name) = match self.role {
             Role::Server => (self.data.join("server/tls"), "client-admin"),
             Role::Agent => (self.data.join("agent"), "client-kubelet"),
@@ -120,7 +134,9 @@ pub fn ask(target: &Target) -> Result<(), Lack> {
         Ok(answer) if answer.status == 404 => Err("the node is not registered yet".into()),
         other => expect("the node's registration", other),
     };
-    registered.map_err(Lack::waits)
+    registered.map_err(Lack::waits)?;
+    // What a stop had cordoned is given free before anybody counts on the node.
+    drain::lift(target).map_err(|error| Lack::waits(format!("no pods come yet: {error}")))
 }
 
 fn expect(what: &str, answer: Result<https::Answer, https::Error>) -> Result<(), String> {
@@ -171,6 +187,7 @@ mod tests {
         let target = Target {
             role: Role::Server,
             node: "grumpy".into(),
+            directory: "/nonexistent".into(),
             data: "/nonexistent".into(),
             address: Ipv4Addr::LOCALHOST.into(),
         };

@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::acquire::{History, Known};
+use super::drain::{self, By};
 use super::lifecycle::Event;
 use super::ready::Target;
 use super::upgrade::{Due, Plan, Stage, Trial, Upgrade, files};
@@ -122,6 +124,37 @@ impl Supervisor {
         self.save();
     }
 
+    /// Has the pods go elsewhere, in half of the time that a stop may take: the other half is for those that stay.
+    pub(super) async fn drain(&self) {
+        let (target, enter) = (self.target(), self.enter.clone());
+        let deadline = Instant::now() + self.settings.drain / 2;
+        let work = move || {
+            enter().map_err(|error| format!("cannot enter the node's network: {error}"))?;
+            let tell = |pod: &str| tracing::info!(pod, "asked to go to another node");
+            drain::drain(&target, By::Stop, deadline, &tell).map_err(|error| error.to_string())
+        };
+        let (sender, receiver) = oneshot::channel();
+        // A thread of its own: it stays in the node's network.
+        let started = std::thread::Builder::new()
+            .name("hepto-drain".into())
+            .spawn(move || drop(sender.send(work())));
+        drop(started);
+        match receiver.await {
+            Ok(Ok(drained)) => tracing::info!(
+                gone = drained.gone.len(),
+                left = ?drained.left,
+                "drained; the node takes pods again when it is ready again"
+            ),
+            Ok(Err(why)) => {
+                tracing::warn!(
+                    why,
+                    "the pods cannot be asked to go elsewhere; they are ended here"
+                );
+            }
+            Err(_) => tracing::warn!("the drain could not be started; raise the limit of tasks"),
+        }
+    }
+
     /// What a change of state means for a k3s that has yet to show itself.
     pub(super) fn on_state(&mut self, state: State) {
         match state {
@@ -199,11 +232,11 @@ impl Supervisor {
             .first()
             .copied()
             .filter(|_| arguments.bind_overlay);
-        Target {
-            role: arguments.role,
-            node: arguments.node.clone(),
-            data: file::outside(&self.settings.directory, argument::DATA),
-            address: bound.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
-        }
+        Target::new(
+            arguments.role,
+            arguments.node.clone(),
+            &self.settings.directory,
+            bound.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()),
+        )
     }
 }

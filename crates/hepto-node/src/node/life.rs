@@ -363,6 +363,7 @@ impl<'a> Life<'a> {
             .filter(|peer| live(peer.last_handshake))
             .count();
         let met = self.reachable > 0;
+        self.workload.company(met);
         let session = |peer: PeerReport| Session {
             public_key: peer.public_key,
             age: peer.last_handshake,

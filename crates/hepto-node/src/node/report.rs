@@ -97,6 +97,13 @@ impl Life<'_> {
                 .tuning()
                 .and_then(|tuning| untuned(&uplink.parent, &tuning)),
         );
+        if self.workload.is_drained() {
+            problems.push(Problem {
+                code: "W-NODE-DRAINED".into(),
+                what: "the node is drained: no new pods come".into(),
+                fix: Some("hepto-node uncordon lets them come again".into()),
+            });
+        }
         problems.extend(self.workload.paused().map(|since| Problem {
             code: "W-NODE-PAUSED".into(),
             what: format!(

@@ -21,6 +21,7 @@ use super::pause;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::k3s::acquire::{self, Acquisition, History, Known, Stage, Store};
+use crate::k3s::drain::{self, By};
 use crate::k3s::{self, State, Supervisor};
 use crate::sandbox::{self, Sandbox};
 use crate::status::{Download, K3sStatus, Problem};
@@ -69,6 +70,7 @@ pub struct Workload {
     run_directory: PathBuf,
     entry: Entry,
     master_live: bool,
+    company: bool,
     /// The k3s that the config wants, on its way or there; `None` for a mesh only.
     acquisition: Option<Acquisition>,
     /// A k3s that runs in a sandbox from before: it goes on, whatever becomes of the one that the config wants.
@@ -113,6 +115,7 @@ impl Workload {
             run_directory: run_directory.to_owned(),
             entry,
             master_live: false,
+            company: false,
             acquisition: order(config)
                 .filter(|_| paused.is_none())
                 .map(Acquisition::start),
@@ -199,6 +202,7 @@ impl Workload {
         match started.await {
             Ok(mut supervisor) => {
                 supervisor.master_live(self.master_live);
+                supervisor.company(self.company);
                 self.phase = Phase::Running(Box::new(supervisor));
                 self.running = Some(program);
                 self.take_up();
@@ -297,6 +301,19 @@ impl Workload {
         if let Phase::Running(supervisor) = &mut self.phase {
             supervisor.master_live(live);
         }
+    }
+
+    /// Tells whether another node is reached, to which pods could go.
+    pub fn company(&mut self, company: bool) {
+        self.company = company;
+        if let Phase::Running(supervisor) = &mut self.phase {
+            supervisor.company(company);
+        }
+    }
+
+    /// Whether the owner has drained the node.
+    pub fn is_drained(&self) -> bool {
+        drain::mark(&self.node_directory) == Some(By::Owner)
     }
 
     /// Why the limits of the host's owner do not hold, where they do not.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::datastore::Datastore;
+use crate::eviction::{Evicted, Pods};
 use crate::pki::Authorities;
 
 /// Seconds without a sign after which a node is not Ready.
@@ -51,6 +52,9 @@ struct Node {
     certificate: Vec<u8>,
     addresses: Vec<String>,
     registered: bool,
+    /// No new pods.
+    #[serde(default)]
+    unschedulable: bool,
     /// When it was last heard, in seconds since 1970.
     heard: u64,
 }
@@ -63,6 +67,7 @@ pub struct Api {
     agent_token: String,
     admin: Vec<u8>,
     nodes: Mutex<BTreeMap<String, Node>>,
+    pods: Pods,
 }
 
 /// Who asks.
@@ -94,6 +99,7 @@ impl Api {
             agent_token,
             admin,
             nodes: Mutex::new(nodes),
+            pods: Pods::new(data.join("stand-in.pods")),
         })
     }
 
@@ -112,6 +118,12 @@ impl Api {
             ("GET", "/readyz") => answer(200, "[+]ping ok\nreadyz check passed\n"),
             ("GET", "/api/v1/nodes") if who == Who::Admin => self.list(),
             ("POST", "/api/v1/nodes") => self.register(&who, &request.body),
+            ("GET", "/api/v1/pods") => self.pods(&who, &request.path),
+            ("POST", path) if path.ends_with("/eviction") => self.evict(&who, path),
+            ("PATCH", path) => match path.strip_prefix("/api/v1/nodes/") {
+                Some(name) => self.cordon(&who, name, request),
+                None => answer(404, "not found"),
+            },
             ("GET", path) => match path.strip_prefix("/api/v1/nodes/") {
                 Some(name) => self.get(&who, name),
                 None => answer(404, "not found"),
@@ -219,6 +231,60 @@ impl Api {
         }
     }
 
+    /// A node lists its own pods alone, as the node authorizer has it.
+    fn pods(&self, who: &Who, path: &str) -> Answer {
+        let asked = path.split_once("?fieldSelector=spec.nodeName%3D");
+        match (asked, who) {
+            (Some((_, name)), Who::Admin) => answer(200, self.pods.list(name).to_string()),
+            (Some((_, name)), Who::Node(own)) if name == own => {
+                answer(200, self.pods.list(name).to_string())
+            }
+            _ => answer(403, "can only list pods with spec.nodeName set to itself"),
+        }
+    }
+
+    /// A node evicts its own pods alone, as the admission plugin NodeRestriction has it.
+    fn evict(&self, who: &Who, path: &str) -> Answer {
+        let own = match who {
+            Who::Node(own) => Some(own.as_str()),
+            _ => None,
+        };
+        let status = |message: &str| json!({ "kind": "Status", "message": message }).to_string();
+        match self.pods.evict(path, own) {
+            Evicted::Gone => answer(201, status("evicted")),
+            Evicted::Blocked => answer(429, status("it would violate the pod's disruption budget")),
+            Evicted::Foreign => answer(403, status("can only evict pods bound to itself")),
+            Evicted::Absent => answer(404, status("not found")),
+        }
+    }
+
+    /// The one thing of a node that is patched.
+    fn cordon(&self, who: &Who, name: &str, request: &Request) -> Answer {
+        if !matches!(who, Who::Admin) && *who != Who::Node(name.to_owned()) {
+            return answer(403, "forbidden");
+        }
+        let kind = request.headers.get("content-type").map(String::as_str);
+        let patch = serde_json::from_str::<Value>(&request.body).unwrap_or_default();
+        let (Some("application/merge-patch+json"), Some(on)) =
+            (kind, patch["spec"]["unschedulable"].as_bool())
+        else {
+            return answer(415, "no merge patch of spec.unschedulable");
+        };
+        let mut nodes = self.nodes();
+        let Some(node) = nodes.get_mut(name) else {
+            return answer(404, "not found");
+        };
+        node.unschedulable = on;
+        let object = object(name, node).to_string();
+        match serde_json::to_string(&*nodes)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| self.datastore.set_nodes(&text))
+        {
+            Ok(()) => answer(200, object),
+            Err(error) => answer(500, error.to_string()),
+        }
+    }
+
     fn list(&self) -> Answer {
         let nodes = self.nodes();
         let items: Vec<Value> = nodes
@@ -248,6 +314,7 @@ fn object(name: &str, node: &Node) -> Value {
         "kind": "Node",
         "apiVersion": "v1",
         "metadata": { "name": name },
+        "spec": { "unschedulable": node.unschedulable },
         "status": { "addresses": addresses, "conditions": [{ "type": "Ready", "status": ready }] },
     })
 }

@@ -71,9 +71,11 @@ fn print(format: &str, nodes: &Value) {
             continue;
         }
         let ready = node["status"]["conditions"][0]["status"] == "True";
+        let cordoned = node["spec"]["unschedulable"] == true;
         println!(
-            "{name:<16} {:<9} v0.0.0+stand-in",
-            if ready { "Ready" } else { "NotReady" }
+            "{name:<16} {}{:<9} v0.0.0+stand-in",
+            if ready { "Ready" } else { "NotReady" },
+            if cordoned { ",SchedulingDisabled" } else { "" }
         );
     }
 }

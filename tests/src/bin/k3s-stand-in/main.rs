@@ -13,6 +13,7 @@ mod config;
 mod contract;
 mod control;
 mod datastore;
+mod eviction;
 mod kubectl;
 mod pki;
 mod pod;
