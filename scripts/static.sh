@@ -12,8 +12,10 @@ case "$target" in
     *) export RUSTFLAGS="${RUSTFLAGS:-} -C target-feature=+crt-static" ;;
 esac
 case "$target" in
+    # Its C compiler has glibc's headers, by which SQLite would call open64 and the like, which musl does not have: file
+    # offsets have 64 bits there in either case.
     aarch64-*) [ "$(uname -m)" = aarch64 ] || export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc \
-        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld ;;
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld LIBSQLITE3_FLAGS=-DSQLITE_DISABLE_LFS ;;
 esac
 # A k3s to carry inside; its bytes are not ours to keep small.
 if [ -n "${EMBED_K3S:-}" ]; then
