@@ -401,7 +401,7 @@ pub fn host_addresses() -> io::Result<Vec<HostAddress>> {
 }
 
 /// How a key is written, from the default file: `network.mtu` gives `mtu = 1400`.
-fn example(path: &str) -> Option<&'static str> {
+pub fn example(path: &str) -> Option<&'static str> {
     let (section, key) = path.split_once('.')?;
     let header = format!("[{section}]");
     let body = DEFAULT.lines().skip_while(|line| *line != header).skip(1);

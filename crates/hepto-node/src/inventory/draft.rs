@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{Literal, Variable};
 use crate::config::{self, Diagnostic};
+use crate::k3s::acquire::EMBEDDED;
 
 /// How a variable is written in a config file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +41,15 @@ const VARIABLES: &[(&str, &str, &str, Kind)] = &[
     ("mesh_endpoints", "mesh", "endpoints", Kind::List),
     ("k3s_enabled", "k3s", "enabled", Kind::Truth),
     ("k3s_binary", "k3s", "binary", Kind::Text),
+    ("k3s_version", "k3s", "version", Kind::Text),
+    ("k3s_sha256", "k3s", "sha256", Kind::Text),
+    ("k3s_mirror", "k3s", "mirror", Kind::Text),
+    ("k3s_ca_file", "k3s", "ca_file", Kind::Text),
+    ("k3s_airgap_images", "k3s", "airgap_images", Kind::Text),
     ("k3s_args", "k3s", "args", Kind::List),
     ("k3s_drain", "k3s", "drain", Kind::Text),
+    ("k3s_upgrade_timeout", "k3s", "upgrade_timeout", Kind::Text),
 ];
-
-/// Where k3s is looked for when the inventory names no other place.
-const K3S_BINARY: &str = "/usr/local/bin/k3s";
 
 /// How a router outside every prefix is written in an inventory, in a host's line.
 const ONLINK: &str = "correct it or the prefix; if the router is meant to be reached so: \
@@ -120,13 +124,19 @@ impl Draft {
 
     /// What a config needs and the guide's inventory does not say.
     fn given(&mut self, section: &str, variables: &BTreeMap<&str, &Variable>, cluster: &str) {
+        let k3s_is_named = ["k3s_binary", "k3s_version"]
+            .iter()
+            .any(|name| variables.contains_key(name));
         match section {
             "node" => self.line(&format!("name = {}", quoted(&self.name)), None),
             "cluster" if !variables.contains_key("cluster_name") => {
                 self.line(&format!("name = {}", quoted(cluster)), None);
             }
-            "k3s" if !variables.contains_key("k3s_binary") => {
-                self.line(&format!("binary = {}", quoted(K3S_BINARY)), None);
+            // The guide's inventory knows no version, and its reader expects that k3s comes by itself: the one that this
+            // program carries, else the release that the default file names.
+            "k3s" if EMBEDDED.is_none() && !k3s_is_named => {
+                let example = config::example("k3s.version");
+                self.line(example.expect("the default file has every key"), None);
             }
             _ => {}
         }
