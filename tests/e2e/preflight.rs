@@ -266,7 +266,10 @@ fn faults_of_the_machine_are_found() {
         }
         // Written by a clock that was right.
         trial.plant("touch -d '+1 hour' \"$5\"");
-        trial.plant("cp /bin/sleep /tmp/wesher; /tmp/wesher 60 >/dev/null 2>&1 & sleep 0.2");
+        let wesher = trial.lab.directory.join("wesher").display().to_string();
+        trial.plant(&format!(
+            "cp /bin/sleep {wesher}; {wesher} 60 >/dev/null 2>&1 & sleep 0.2"
+        ));
         trial.plant("mount -t tmpfs none /dev/net");
         let mut expected = vec![
             ("W-PREFLIGHT-INOTIFY", "fs.inotify.max_user_instances=1024"),
