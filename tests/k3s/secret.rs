@@ -1,9 +1,9 @@
 //! The tokens are in their files, and nowhere else.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use hepto_tests::isolated;
+use hepto_tests::{isolated, readable};
 
 use crate::{end, folder, k3s, k3s_log, reaches, server, with_k3s};
 
@@ -87,22 +87,4 @@ fn tokens_are_in_no_argument_environment_log_or_readable_file() {
         }
         end(node);
     });
-}
-
-/// The files below a folder that others than root may read.
-fn readable(folder: &Path) -> Vec<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let Ok(metadata) = entry.metadata() else {
-            continue;
-        };
-        if metadata.is_dir() {
-            found.extend(readable(&entry.path()));
-        } else if metadata.is_file() && metadata.permissions().mode() & 0o044 != 0 {
-            found.push(entry.path());
-        }
-    }
-    found
 }

@@ -28,7 +28,7 @@ pub use inventory::Inventory;
 pub use isolate::{isolated, isolated_for};
 pub use mirror::{Asked, Fault, Identity, Mirror};
 pub use node::{Memory, Node, replace_file};
-pub use secret::exposed;
+pub use secret::{exposed, readable};
 pub use slow::SlowLine;
 pub use stand_in::{program_at, stand_in};
 pub use town::{Lab, Recipe};

@@ -26,7 +26,8 @@ pub fn exposed(secrets: &[String], folders: &[&Path]) -> Vec<String> {
 }
 
 /// The files below a folder that others than root may read.
-fn readable(folder: &Path) -> Vec<PathBuf> {
+#[must_use]
+pub fn readable(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(metadata) = entry.metadata() else {

@@ -1,6 +1,6 @@
 //! `hepto-node config check|show|default`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -101,9 +101,6 @@ pub(super) fn read(file: &Path) -> Option<(Config, Report)> {
 }
 
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads no further, as `head` does, has what he wanted.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        result => Ok(result.map(|()| ExitCode::SUCCESS)?),
-    }
+    super::print(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
 }

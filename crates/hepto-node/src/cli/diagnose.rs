@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Target;
+use super::{Target, print};
 use crate::diagnose;
 use crate::fault::Fault;
 
@@ -27,10 +27,7 @@ pub struct DiagnoseArgs {
 pub fn run(args: DiagnoseArgs) -> anyhow::Result<ExitCode> {
     let report = diagnose::report(&args.target)?;
     match &args.bundle {
-        None => match io::stdout().write_all(report.as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            written => written?,
-        },
+        None => print(report.as_bytes())?,
         Some(path) => {
             write(path, &report).map_err(|error| {
                 let what = format!("cannot write {}: {error}", path.display());

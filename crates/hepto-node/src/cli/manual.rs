@@ -1,7 +1,7 @@
 //! `hepto-node man` and `hepto-node completions`: what the command line says of itself, for `man` and for shells.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +9,8 @@ use anyhow::Context;
 use clap::{Args, Command};
 use clap_complete::Shell;
 use clap_mangen::Man;
+
+use super::print;
 
 /// What `man` takes.
 #[derive(Debug, Args)]
@@ -61,14 +63,6 @@ pub fn completions(mut command: Command, args: &CompletionsArgs) -> anyhow::Resu
     clap_complete::generate(args.shell, &mut command, name, &mut script);
     print(&script)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn print(text: &[u8]) -> io::Result<()> {
-    match io::stdout().write_all(text) {
-        // Whoever reads no further, as `head` does, has what he wanted.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
 }
 
 #[cfg(test)]

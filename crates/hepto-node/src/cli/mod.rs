@@ -21,6 +21,7 @@ mod stop;
 mod uninstall;
 mod wait;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -108,6 +109,14 @@ pub struct Target {
     /// The running node, `CLUSTER.NODE` or `NODE`; not needed where only one runs
     #[arg(long, short, value_name = "NAME")]
     pub node: Option<String>,
+}
+
+/// Prints to standard output. Whoever reads no further, as `head` does, has what he wanted.
+fn print(text: &[u8]) -> io::Result<()> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 /// Parses the command line, does the command, reports its error, gives its exit code.

@@ -7,8 +7,6 @@
 pub mod acquire;
 pub mod argument;
 mod binary;
-// Putting a copy back is for the upgrade of k3s.
-#[allow(dead_code)]
 pub mod datastore;
 pub mod drain;
 mod environment;

@@ -1,7 +1,6 @@
 //! A running node: the loop that hears of everything and joins the parts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -22,7 +21,7 @@ use super::service::{self, Signals, unavailable};
 use super::watchdog::Watchdog;
 use super::workload::{Step, Workload};
 use super::{Start, settings};
-use crate::config::{Config, host_addresses};
+use crate::config::Config;
 use crate::control::{self, Answer, Ask, Pending};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
@@ -412,10 +411,7 @@ impl<'a> Life<'a> {
 
     /// Writes what the node's network needs beside its hosts, before anything runs in it.
     fn write_resolver(&mut self) -> Result<(), Fault> {
-        let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let own = host_addresses().unwrap_or_default();
-        let own: Vec<IpAddr> = own.into_iter().map(|host| host.address).collect();
-        self.resolv_conf = match sandbox::resolv_conf(&self.config.network.dns, &host, &own) {
+        self.resolv_conf = match settings::resolv_conf(self.config) {
             Ok(text) => text,
             // Pods cannot do without; a mesh alone can.
             Err(error) if self.config.k3s.is_none() => {

@@ -10,7 +10,10 @@ use hepto_net::{
 };
 use ipnet::IpNet;
 
-use crate::config::{Config, FirewallMode, GOSSIP_PORT, Mode, Protocol, SNAPSHOT_PORT};
+use crate::config::{
+    Config, FirewallMode, GOSSIP_PORT, Mode, Protocol, SNAPSHOT_PORT, host_addresses,
+};
+use crate::sandbox;
 
 /// The name of the overlay's link in every node's namespace.
 pub const OVERLAY_LINK: &str = "hepto0";
@@ -122,6 +125,17 @@ pub fn own_networks(config: &Config) -> Vec<IpNet> {
             .chain(&config.cluster.service_cidrs),
     );
     own
+}
+
+/// The node's resolv.conf: its own resolvers, else those of the host that it can reach.
+///
+/// # Errors
+/// When none is left.
+pub fn resolv_conf(config: &Config) -> Result<String, sandbox::Error> {
+    let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let own = host_addresses().unwrap_or_default();
+    let own: Vec<IpAddr> = own.into_iter().map(|host| host.address).collect();
+    sandbox::resolv_conf(&config.network.dns, &host, &own)
 }
 
 /// Where the mesh keeps its book, pins and counters.

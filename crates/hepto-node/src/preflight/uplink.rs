@@ -10,7 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rand_core::Rng;
 
 use super::Finding;
-use crate::config::{Config, host_addresses};
+use crate::config::Config;
 use crate::fault::Fault;
 use crate::node::settings;
 use crate::sandbox;
@@ -150,10 +150,7 @@ async fn ask(config: &Config, entry: &Entry) -> Vec<Finding> {
 
 /// The node's resolvers: its own, else those of the host that it can reach.
 fn resolvers(config: &Config) -> Result<Vec<IpAddr>, sandbox::Error> {
-    let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let own = host_addresses().unwrap_or_default();
-    let own: Vec<IpAddr> = own.into_iter().map(|host| host.address).collect();
-    let text = sandbox::resolv_conf(&config.network.dns, &host, &own)?;
+    let text = settings::resolv_conf(config)?;
     let named = text
         .lines()
         .filter_map(|line| line.strip_prefix("nameserver "));
