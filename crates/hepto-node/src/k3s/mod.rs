@@ -215,8 +215,7 @@ impl Supervisor {
         }
         supervisor.upgrade.found(Instant::now());
         if changed {
-            // Does nothing where no k3s runs.
-            supervisor.restart("its settings have changed".into());
+            supervisor.upgrade.settings_changed();
         }
         supervisor.machine.handle(Instant::now(), Event::Prepared);
         Ok(supervisor)
@@ -351,9 +350,13 @@ impl Supervisor {
             Event::Exited(how) | Event::SpawnFailed(how) => Some(how.clone()),
             _ => None,
         };
+        let spawned = matches!(event, Event::Spawned { .. });
         self.machine.handle(Instant::now(), event);
         if let Some(how) = ended {
             self.on_end(&how);
+        }
+        if spawned {
+            self.restart(self.upgrade.overtaken());
         }
     }
 

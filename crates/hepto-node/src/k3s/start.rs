@@ -32,11 +32,15 @@ pub(super) fn upgrade(settings: &Settings) -> Upgrade {
 impl Supervisor {
     /// The config wants this k3s: it takes the place of another that runs. Pods live on.
     pub fn want(&mut self, wanted: Known) {
-        let Some(name) = self.upgrade.want(wanted).map(|known| known.name.clone()) else {
-            return self.save();
-        };
+        let why = self.upgrade.want(wanted);
         self.save();
-        self.restart(format!("{name} is to run"));
+        self.restart(why);
+    }
+
+    /// What the config wants cannot be had for now: what runs goes on.
+    pub fn go_on(&mut self) {
+        let why = self.upgrade.go_on();
+        self.restart(why);
     }
 
     /// Which k3s runs, or is about to.
@@ -66,9 +70,11 @@ impl Supervisor {
         }
     }
 
-    /// Has a k3s that runs, or waits for its next start, started anew.
-    pub(super) fn restart(&mut self, why: String) {
-        self.machine.handle(Instant::now(), Event::Restart { why });
+    /// Has a k3s that runs, or waits for its next start, started anew, if there is a reason.
+    pub(super) fn restart(&mut self, why: Option<String>) {
+        if let Some(why) = why {
+            self.machine.handle(Instant::now(), Event::Restart { why });
+        }
     }
 
     /// Starts the k3s whose turn it is. Cancel-safe.
@@ -197,7 +203,7 @@ impl Supervisor {
                 code = "E-K3S-UPGRADE",
                 "{name} is given up, and the earlier k3s started again: {why}"
             );
-            self.restart(format!("{name} is given up: {why}"));
+            self.restart(Some(format!("{name} is given up: {why}")));
         }
     }
 

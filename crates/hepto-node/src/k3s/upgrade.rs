@@ -67,6 +67,8 @@ pub struct Upgrade {
     ran: Option<Known>,
     good: Option<Known>,
     settings: String,
+    /// What runs was started with other settings.
+    stale: bool,
     timeout: Duration,
     trial: Option<Trial>,
     /// When the trial has failed, or is over.
@@ -90,6 +92,7 @@ impl Upgrade {
             ran,
             good,
             settings,
+            stale: false,
             timeout,
             trial,
             due: None,
@@ -97,9 +100,14 @@ impl Upgrade {
         }
     }
 
-    /// The config wants this one from now on. Gives the one that is to take another's place, if k3s has to be started
-    /// anew for it.
-    pub fn want(&mut self, wanted: Known) -> Option<&Known> {
+    /// What runs was started with other settings. It is started anew once it is known which k3s is to run then:
+    /// [`Upgrade::want`] or [`Upgrade::go_on`] says so.
+    pub fn settings_changed(&mut self) {
+        self.stale = true;
+    }
+
+    /// The config wants this one from now on. Gives why k3s has to be started anew, if it has to.
+    pub fn want(&mut self, wanted: Known) -> Option<String> {
         self.wanted = wanted;
         let (same, settings) = (self.is_wanted(), self.settings.clone());
         if let Some(trial) = &self.trial
@@ -109,12 +117,19 @@ impl Upgrade {
             self.trial = None;
             self.due = None;
         }
-        let target = self.target();
-        let another = self
-            .ran
-            .as_ref()
-            .is_some_and(|ran| ran.sha256 != target.sha256);
-        another.then_some(target)
+        self.overtaken().or_else(|| self.go_on())
+    }
+
+    /// What the config wants cannot be had for now, so that what runs goes on. Gives why that has to be started anew, if
+    /// it has to.
+    pub fn go_on(&mut self) -> Option<String> {
+        std::mem::take(&mut self.stale).then(|| "its settings have changed".into())
+    }
+
+    /// Why what runs, or was just started, is not what is to run: it may have been on its way when that was decided.
+    pub fn overtaken(&self) -> Option<String> {
+        let (ran, target) = (self.ran.as_ref()?, self.target());
+        (ran.sha256 != target.sha256).then(|| format!("{} is to run", target.name))
     }
 
     /// Whether what is tried, or was, is what the config wants.
@@ -180,7 +195,7 @@ impl Upgrade {
         self.due = self
             .is_trying()
             .then(|| self.due.unwrap_or(now + self.timeout));
-        self.ran = Some(known.clone());
+        (self.ran, self.stale) = (Some(known.clone()), false);
         known
     }
 

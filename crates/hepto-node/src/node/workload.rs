@@ -73,6 +73,8 @@ pub struct Workload {
     company: bool,
     /// The k3s that the config wants, on its way or there; `None` for a mesh only.
     acquisition: Option<Acquisition>,
+    /// It is there, and what runs has heard of it.
+    decided: bool,
     /// A k3s that runs in a sandbox from before: it goes on, whatever becomes of the one that the config wants.
     running: Option<Known>,
     node_directory: PathBuf,
@@ -119,6 +121,7 @@ impl Workload {
             acquisition: order(config)
                 .filter(|_| paused.is_none())
                 .map(Acquisition::start),
+            decided: false,
             running: History::read(&node_directory).ran.filter(|_| runs),
             node_directory,
             storage: config.node.storage.clone(),
@@ -237,10 +240,10 @@ impl Workload {
             }
         };
         match step {
-            None if acquisition.acquired().is_some() => {
-                self.take_up();
-                Step::Acquired
-            }
+            None => match self.take_up() {
+                true => Step::Acquired,
+                false => Step::Went,
+            },
             Some(k3s::Step::Moved { to: State::Ready }) => {
                 self.keep();
                 Step::Went
@@ -249,16 +252,26 @@ impl Workload {
                 self.running = None;
                 Step::Lost
             }
-            None | Some(k3s::Step::Went | k3s::Step::Moved { .. }) => Step::Went,
+            Some(k3s::Step::Went | k3s::Step::Moved { .. }) => Step::Went,
         }
     }
 
-    /// Has the k3s that the config wants take the place of another.
-    fn take_up(&mut self) {
-        let wanted = self.acquisition.as_ref().and_then(Acquisition::acquired);
-        if let (Some(wanted), Phase::Running(supervisor)) = (wanted, &mut self.phase) {
-            supervisor.want(Known::from(&wanted));
+    /// Has the k3s that the config wants take the place of another, if it is there; whether it is.
+    fn take_up(&mut self) -> bool {
+        let Some(standing) = self.acquisition.as_ref().map(Acquisition::standing) else {
+            return false;
+        };
+        if let Phase::Running(supervisor) = &mut self.phase {
+            match (&standing.acquired, &standing.problem) {
+                (Some(wanted), _) => {
+                    supervisor.want(Known::from(wanted));
+                    self.decided = true;
+                }
+                (None, Some(_)) => supervisor.go_on(),
+                (None, None) => {}
+            }
         }
+        standing.acquired.is_some()
     }
 
     /// The node is ready with the k3s that runs: it is kept, so that there is a way back to it.
@@ -420,8 +433,7 @@ impl Workload {
     /// The k3s that is on its way into another's place; `None` when what the config wants runs, or cannot.
     fn upgrade(&self, trying: Option<String>) -> Option<String> {
         let acquisition = self.acquisition.as_ref()?;
-        let standing = acquisition.standing();
-        let coming = standing.acquired.is_none() && standing.problem.is_none();
+        let coming = !self.decided && acquisition.standing().problem.is_none();
         trying.or_else(|| coming.then(|| acquisition.name().to_owned()))
     }
 

@@ -106,11 +106,6 @@ impl Acquisition {
     pub fn standing(&self) -> Standing {
         self.standing.borrow().clone()
     }
-
-    /// What was acquired, once it was.
-    pub fn acquired(&self) -> Option<Acquired> {
-        self.standing.borrow().acquired.clone()
-    }
 }
 
 impl Drop for Acquisition {

@@ -23,6 +23,11 @@ fn again(ran: Known, trial: Option<Trial>, settings: &str) -> Upgrade {
     Upgrade::new(ran, known, trial, settings.into(), 10 * MINUTE)
 }
 
+/// Why k3s is started anew for this version.
+fn to_run(number: u8) -> Option<String> {
+    Some(format!("v{number} is to run"))
+}
+
 /// Does what the plans ask, as the supervisor does; the version that is started.
 fn starts(upgrade: &mut Upgrade, now: Instant) -> (u8, Vec<&'static str>) {
     let mut work = Vec::new();
@@ -61,7 +66,7 @@ fn a_first_start_is_no_trial() {
 #[test]
 fn a_new_version_that_is_ready_settles() {
     let (mut upgrade, now) = (node(), Instant::now());
-    assert_eq!(upgrade.want(version(2)), Some(&version(2)));
+    assert_eq!(upgrade.want(version(2)), to_run(2));
     assert_eq!(starts(&mut upgrade, now), (2, vec!["copy"]));
     assert_eq!(upgrade.poll_timeout(), Some(now + 10 * MINUTE));
     assert!(upgrade.is_trying());
@@ -98,12 +103,53 @@ fn one_that_is_not_ready_in_time_gives_its_place_back_and_is_not_tried_again() {
     assert_eq!(starts(&mut next, late), (1, vec![]));
     // Until something is different: the settings, or the version.
     let mut next = again(version(1), Some(trial.clone()), "other settings");
-    assert_eq!(next.want(version(2)), Some(&version(2)));
+    assert_eq!(next.want(version(2)), to_run(2));
     assert_eq!(starts(&mut next, late), (2, vec!["copy"]));
     let mut next = again(version(1), Some(trial), "settings");
-    assert_eq!(next.want(version(3)), Some(&version(3)));
+    assert_eq!(next.want(version(3)), to_run(3));
     assert_eq!(next.want(version(1)), None);
     assert!(next.trial().is_none(), "the owner has put it back himself");
+}
+
+#[test]
+fn changed_settings_wait_for_the_word_on_what_is_to_run() {
+    let (now, changed) = (Instant::now(), Some("its settings have changed".to_owned()));
+    let failed = Trial {
+        from: Some(version(1)),
+        to: version(2),
+        settings: "settings".into(),
+        stage: Stage::Failed("it hung".into()),
+    };
+    let stale = || {
+        let mut upgrade = again(version(1), Some(failed.clone()), "other settings");
+        upgrade.settings_changed();
+        assert_eq!(upgrade.overtaken(), None, "nothing is known yet");
+        upgrade
+    };
+    // The word comes first: what failed is tried again with the new settings, in one start.
+    let mut upgrade = stale();
+    assert_eq!(upgrade.want(version(2)), to_run(2));
+    assert_eq!(starts(&mut upgrade, now), (2, vec!["copy"]));
+    assert_eq!(
+        (upgrade.overtaken(), upgrade.want(version(2))),
+        (None, None)
+    );
+    // k3s was on its way before, since it had ended by itself: it is no last word.
+    let mut upgrade = stale();
+    assert_eq!(starts(&mut upgrade, now).0, 1);
+    assert_eq!(upgrade.want(version(2)), to_run(2));
+    assert_eq!(upgrade.overtaken(), to_run(2), "said again when it runs");
+    assert_eq!(starts(&mut upgrade, now), (2, vec!["copy"]));
+    assert_eq!(upgrade.overtaken(), None);
+    // The same is wanted, or nothing can be had: the settings alone are the reason, once.
+    let mut upgrade = stale();
+    assert_eq!(
+        (upgrade.want(version(1)), upgrade.want(version(1))),
+        (changed.clone(), None)
+    );
+    let mut upgrade = stale();
+    assert_eq!((upgrade.go_on(), upgrade.go_on()), (changed, None));
+    assert_eq!(starts(&mut upgrade, now), (1, vec![]));
 }
 
 #[test]
@@ -139,9 +185,9 @@ fn a_third_version_in_the_middle_starts_from_the_first_ones_data() {
     let (mut upgrade, now) = (node(), Instant::now());
     upgrade.want(version(2));
     starts(&mut upgrade, now);
-    assert_eq!(upgrade.want(version(3)), Some(&version(3)));
+    assert_eq!(upgrade.want(version(3)), to_run(3));
     assert_eq!(starts(&mut upgrade, now), (3, vec!["return", "copy"]));
-    assert_eq!(upgrade.want(version(1)), Some(&version(1)));
+    assert_eq!(upgrade.want(version(1)), to_run(1));
     assert_eq!(starts(&mut upgrade, now), (1, vec!["return"]));
     assert!(upgrade.trial().is_none());
 }
@@ -161,7 +207,7 @@ fn a_supervisor_that_died_in_the_middle_goes_on_from_there() {
     // After it was given up, before the earlier one was started.
     upgrade.handle_timeout(now + 10 * MINUTE, true, None);
     let mut next = again(version(2), upgrade.trial().cloned(), "settings");
-    assert_eq!(next.want(version(2)), Some(&version(1)));
+    assert_eq!(next.want(version(2)), to_run(1));
     assert_eq!(starts(&mut next, now), (1, vec!["return"]));
 }
 

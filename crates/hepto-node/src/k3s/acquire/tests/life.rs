@@ -107,7 +107,7 @@ async fn an_acquisition_goes_on_until_it_succeeds_and_tells_of_an_earlier_k3s() 
     scene.mirror.put(&at(machine().checksums), sums.as_bytes());
     let acquired = loop {
         acquisition.changed().await;
-        if let Some(acquired) = acquisition.acquired() {
+        if let Some(acquired) = acquisition.standing().acquired {
             break acquired;
         }
     };
