@@ -84,6 +84,12 @@ fn an_uninstall_of_a_node_with_k3s_leaves_what_is_to_be_kept_alone() {
         let before = Inventory::of(node.home());
         node.start();
         reaches(&node, "ready");
+        let shared = node.recipe.storage.join(".hepto/k3s");
+        until(
+            SOON,
+            "k3s is kept where all nodes of the storage have it",
+            || shared.is_dir(),
+        );
         let data = crate::folder(&node, "rancher").join("storage");
         std::fs::create_dir_all(&data).expect("k3s's folder");
         std::fs::write(data.join("precious"), "data").expect("a file");

@@ -55,6 +55,105 @@ fn restore(node: &Node, from: &Path, key: &Path, more: &[&str]) -> Result<(), St
     }
 }
 
+/// The master as it is to come up on the machine of `host`, in an empty storage of its own: the config file, which lies
+/// beside it.
+struct Successor<'a> {
+    host: &'a Node,
+    storage: PathBuf,
+    config: PathBuf,
+    key: &'a Path,
+}
+
+impl<'a> Successor<'a> {
+    fn of(master: &Node, host: &'a Node, lab: &Lab, key: &'a Path) -> Self {
+        let (storage, config) = (lab.directory.join("next"), lab.directory.join("next.toml"));
+        fs::create_dir(&storage).expect("a storage");
+        let text = fs::read_to_string(&master.config).expect("the master's config");
+        let quoted = |path: &Path| format!("{path:?}");
+        let text = text.replace(&quoted(&master.recipe.storage), &quoted(&storage));
+        fs::write(&config, text).expect("a config");
+        let next = Successor {
+            host,
+            storage,
+            config,
+            key,
+        };
+        next.alter(
+            &lab.directory.join("overlay.key").display().to_string(),
+            &next.keys()[0],
+        );
+        next.alter(
+            &lab.directory.join("cluster.key").display().to_string(),
+            &next.keys()[1],
+        );
+        next
+    }
+
+    /// Its key files, which are not there yet.
+    fn keys(&self) -> [String; 2] {
+        ["overlay.key", "cluster.key"].map(|name| {
+            self.storage
+                .with_file_name(format!("next-{name}"))
+                .display()
+                .to_string()
+        })
+    }
+
+    fn alter(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(&self.config).expect("the config");
+        assert!(text.contains(from), "{from} in {text}");
+        fs::write(&self.config, text.replace(from, to)).expect("the config");
+    }
+
+    /// What lies in its storage, and which key files there are.
+    fn left(&self) -> (usize, usize) {
+        let keys = self.keys();
+        let there = keys.iter().filter(|path| Path::new(path).exists());
+        (
+            fs::read_dir(&self.storage).expect("the storage").count(),
+            there.count(),
+        )
+    }
+
+    /// Restores, from `--from` or `--from-agent`; what was said when it was refused.
+    fn restore(&self, from: &[&str], more: &[&str]) -> Result<(), String> {
+        let (config, key) = (
+            self.config.display().to_string(),
+            self.key.display().to_string(),
+        );
+        let words = [
+            &["restore", "--config", &config, "--identity", &key],
+            from,
+            more,
+        ]
+        .concat();
+        let mut command = self.host.command(&words);
+        command.stderr(Stdio::piped());
+        let child = self
+            .host
+            .home()
+            .space()
+            .spawn(&mut command)
+            .expect("hepto-node starts");
+        let output = child.wait_with_output().expect("the process is ours");
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(said(&output))
+        }
+    }
+
+    fn refuses(&self, from: &[&str], more: &[&str], words: &[&str]) {
+        let before = self.left();
+        let said = self.restore(from, more).expect_err("refused");
+        assert!(
+            words.iter().all(|word| said.contains(word)),
+            "{words:?}: {said}"
+        );
+        assert_eq!(self.left(), before, "{words:?} leaves nothing half done");
+    }
+}
+
 /// The rows that the datastore had when the stand-in last opened it; it checks that they are of one moment.
 fn rows(node: &Node) -> u64 {
     let log = k3s_log(node);
@@ -142,6 +241,7 @@ fn a_master_that_is_lost_comes_back_in_another_home_from_an_agents_copy() {
             assert!(!found, "no agent reads {secret}");
         }
 
+        comes_up_beside_an_agent(&lab, &mars, &nodes[0], &key, path);
         let (overlay, known) = (mars.overlay(), identity(&mars));
         let pids: Vec<_> = nodes
             .iter()
@@ -205,6 +305,38 @@ fn a_master_that_is_lost_comes_back_in_another_home_from_an_agents_copy() {
         end(mars);
         nodes.into_iter().for_each(end);
     });
+}
+
+/// A master that still runs is not brought up a second time by mistake, nor another node in its place; else the copy of an
+/// agent on the same machine will do, also where the key files are lost.
+fn comes_up_beside_an_agent(lab: &Lab, master: &Node, agent: &Node, key: &Path, made: &Path) {
+    let next = Successor::of(master, agent, lab, key);
+    let made = made.display().to_string();
+    let (from, beside) = (["--from", &made], ["--from-agent", agent.name()]);
+    next.refuses(&from, &[], &["E-KEY"]);
+    let cluster = format!("name = {:?}", master.recipe.cluster);
+    next.alter(&cluster, "name = \"elsewhere\"");
+    // The keys that came out of it are gone again.
+    next.refuses(&from, &["--unproved"], &["E-RESTORE-OTHER", "elsewhere"]);
+    next.alter("name = \"elsewhere\"", &cluster);
+    next.refuses(&from, &["--unproved"], &["E-RESTORE-ALIVE", agent.name()]);
+    next.restore(&from, &["--unproved", "--old-is-gone"])
+        .expect("restored");
+    let text = |path: &str| fs::read_to_string(path).expect("a key").trim().to_owned();
+    let keys = ["overlay.key", "cluster.key"]
+        .map(|name| text(&lab.directory.join(name).display().to_string()));
+    assert_eq!(next.keys().map(|path| text(&path)), keys);
+    let came = || fs::read(next.storage.join("mars/identity/node.key")).expect("an identity");
+    assert_eq!(came(), identity(master));
+    fs::remove_dir_all(next.storage.join("mars")).expect("a folder");
+    next.refuses(&beside, &[], &["E-RESTORE-ALIVE", agent.name()]);
+    next.refuses(
+        &["--from-agent", "pluto"],
+        &["--old-is-gone"],
+        &["E-RESTORE-AGENT", "pluto"],
+    );
+    next.restore(&beside, &["--old-is-gone"]).expect("restored");
+    assert_eq!(came(), identity(master));
 }
 
 /// Stop, snapshot, restore, start; here into the same home, over what is there.

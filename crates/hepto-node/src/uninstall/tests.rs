@@ -13,7 +13,7 @@ impl Host {
         for folder in [
             "srv/mars/identity",
             "srv/mars/rancher/storage",
-            "srv/.hepto/k3s",
+            "srv/.hepto/k3s/0123",
             "etc",
         ] {
             fs::create_dir_all(host.path(folder)).unwrap();
@@ -23,6 +23,7 @@ impl Host {
             "etc/overlay.key",
             "etc/cluster.key",
             "etc/mars.toml.identity",
+            "srv/.hepto/k3s/0123/k3s",
         ] {
             fs::write(host.path(file), "x\n").unwrap();
         }
@@ -116,6 +117,10 @@ fn purge_leaves_nothing_of_the_node() {
 fn what_another_node_uses_stays() {
     let host = Host::new();
     host.config("venus");
+    // What is no node's folder has no use for a k3s.
+    fs::create_dir(host.path("srv/lost+found")).unwrap();
+    let plan = host.plan(true, &[]).unwrap();
+    assert!(plan.items.contains(&Item::Cache(host.path("srv/.hepto"))));
     fs::create_dir(host.path("srv/venus")).unwrap();
     fs::write(host.path("srv/venus/cluster"), "acides\n").unwrap();
     let plan = host.plan(true, &[]).unwrap();
@@ -129,7 +134,14 @@ fn what_another_node_uses_stays() {
         "{shown:?}"
     );
     plan.carry_out().unwrap();
-    assert!(host.path("srv/venus/cluster").exists() && host.path("etc/overlay.key").exists());
+    for kept in [
+        "srv/venus/cluster",
+        "srv/.hepto/k3s/0123/k3s",
+        "etc/overlay.key",
+    ] {
+        assert!(host.path(kept).exists(), "{kept}");
+    }
+    assert!(!host.path("srv/mars").exists());
 }
 
 #[test]

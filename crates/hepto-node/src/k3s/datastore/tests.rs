@@ -126,6 +126,43 @@ fn a_copy_put_back_is_not_mixed_with_what_was_there() {
     assert_eq!(held(&from), 3, "what is there stays");
 }
 
+/// A supervisor is killed at whatever point of it, and the next one does it again.
+#[test]
+fn a_copy_that_was_put_back_half_way_is_put_back_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (live, to) = (folder.path().join("live"), folder.path().join("copy"));
+    let store = writer(&live);
+    (0..3).for_each(|_| write(&store));
+    copy(&live, &to).expect("a copy");
+    (0..30).for_each(|_| write(&store));
+    let whole = fs::read(&to).unwrap();
+    // The draft begun, the draft whole, some and then all of the older state removed, the draft in its place.
+    let points: [(Option<usize>, &[&str]); 5] = [
+        (Some(1000), &["", "-wal", "-shm"]),
+        (Some(whole.len()), &["", "-wal", "-shm"]),
+        (Some(whole.len()), &["", "-shm"]),
+        (Some(whole.len()), &[""]),
+        (None, &[]),
+    ];
+    for (point, (draft, older)) in points.into_iter().enumerate() {
+        let from = folder.path().join(format!("{point}")).join("state.db");
+        fs::create_dir(from.parent().unwrap()).unwrap();
+        for suffix in older {
+            fs::copy(beside(&live, suffix), beside(&from, suffix)).unwrap();
+        }
+        match draft {
+            Some(length) => fs::write(beside(&from, ".new"), &whole[..length]).unwrap(),
+            None => fs::write(&from, &whole).unwrap(),
+        }
+        put_back(&to, &from).unwrap_or_else(|error| panic!("at point {point}: {error}"));
+        assert_eq!(held(&from), 3, "at point {point}");
+        let left = fs::read_dir(from.parent().unwrap()).unwrap().count();
+        assert_eq!(left, 1, "at point {point}: one file");
+        put_back(&to, &from).expect("once more");
+        assert_eq!(held(&from), 3, "the copy is still there, and whole");
+    }
+}
+
 #[test]
 fn what_is_no_sound_datastore_is_refused_and_the_older_copy_stays() {
     let folder = tempfile::tempdir().unwrap();
