@@ -21,6 +21,7 @@ mod reload;
 mod restart;
 mod scan;
 mod secret;
+mod see;
 mod snapshot;
 mod stop;
 mod wait;

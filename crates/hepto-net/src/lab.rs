@@ -8,8 +8,8 @@
 //!
 //! Needs root and a kernel with bridge and veth; no program of the host. Start at [`Street::open`].
 
-mod probe;
 mod space;
+mod throughput;
 mod wire;
 
 use std::io;
@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-pub use probe::{Echo, echo, throughput};
+pub use crate::echo::{Echo, echo};
 pub use space::Space;
+pub use throughput::throughput;
 
 /// The interface of a home's own network: the parent of its node's uplink.
 pub const LAN: &str = "lan0";

@@ -5,6 +5,7 @@
 //! another's. A route outside the cluster's pod networks is nobody's.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use hepto_mesh::core::Peer;
 use hepto_mesh::name::NodeName;
@@ -46,6 +47,12 @@ impl Peers {
     /// A member's WireGuard public key.
     pub fn key(&self, name: &NodeName) -> Option<[u8; 32]> {
         Some(self.members.get(name)?.public_key)
+    }
+
+    /// The overlay address of the member with this WireGuard public key.
+    pub fn address(&self, key: &[u8; 32]) -> Option<Ipv6Addr> {
+        let mut members = self.members.values();
+        Some(members.find(|member| member.public_key == *key)?.overlay_v6)
     }
 
     /// Adds or changes a member.

@@ -242,6 +242,7 @@ impl Core {
                 |state| state.peer.addresses(),
             ),
             public_key: content.wireguard,
+            mtu: content.mtu,
             fingerprint: fingerprint(&content.identity),
             endpoints: content.endpoints.clone(),
             endpoint: state.and_then(|state| state.endpoint),

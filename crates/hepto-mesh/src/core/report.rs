@@ -41,6 +41,8 @@ pub struct Member {
     pub addresses: Vec<IpAddr>,
     /// Its WireGuard key.
     pub public_key: [u8; 32],
+    /// MTU of its tunnel, bytes.
+    pub mtu: u16,
     /// Fingerprint of its identity.
     pub fingerprint: String,
     /// Where it says that it can be reached.

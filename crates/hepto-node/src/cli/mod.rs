@@ -11,6 +11,7 @@ mod keys;
 mod kubectl;
 mod manual;
 mod pause;
+mod ping;
 mod preflight;
 mod reload;
 mod restore;
@@ -64,6 +65,8 @@ enum Command {
     Status(show::StatusArgs),
     /// The other nodes, as this one reaches them
     Peers(show::PeersArgs),
+    /// Whether another node answers through the tunnel, and by which way
+    Ping(ping::PingArgs),
     /// Wait until the mesh is up, k3s serves, or the node is ready
     Wait(wait::WaitArgs),
     /// Gather all that helps to find out what is wrong, without any key
@@ -131,6 +134,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => restore::run(args),
         Command::Status(args) => show::status(args),
         Command::Peers(args) => show::peers(args),
+        Command::Ping(args) => ping::run(args),
         Command::Diagnose(args) => diagnose::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Kubectl(args) => kubectl::run(args),

@@ -129,7 +129,7 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ask(target: &Target, ask: Ask) -> anyhow::Result<Answer> {
+pub(super) fn ask(target: &Target, ask: Ask) -> anyhow::Result<Answer> {
     let run_directory = target::resolve(target)?;
     let mut client = Client::connect(&run_directory.path).map_err(|error| {
         Fault::new(

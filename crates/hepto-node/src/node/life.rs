@@ -26,6 +26,7 @@ use crate::control::{self, Answer, Ask, Pending};
 use crate::fault::Fault;
 use crate::metrics::Metrics;
 use crate::peers::{Change, Peers};
+use crate::quality::{Qualities, Target};
 use crate::sandbox::{self, descriptor};
 use crate::snapshot::Snapshots;
 use crate::state::State;
@@ -45,6 +46,7 @@ enum Happening {
     Network(Result<NetworkEvent, hepto_net::Error>),
     Mesh(MeshEvent),
     Sessions,
+    Echo,
     Resolved(Resolved),
     Workload(Step),
     Asked(Pending),
@@ -65,6 +67,7 @@ pub(super) struct Life<'a> {
     pub(super) mesh: &'a mut Mesh,
     pub(super) workload: Workload,
     pub(super) peers: Peers,
+    pub(super) qualities: Qualities,
     pub(super) snapshots: Snapshots,
     /// What needs a person, by its text.
     pub(super) notices: BTreeMap<String, Notice>,
@@ -123,6 +126,7 @@ impl<'a> Life<'a> {
         let mut life = Life {
             workload: Workload::new(config, state.run_directory(), network.entry()),
             peers: Peers::new(config.cluster.pod_cidrs.clone()),
+            qualities: Qualities::open(&network.entry(), settings::OVERLAY_LINK),
             snapshots: Snapshots::start(config, network.entry())?,
             notices: BTreeMap::new(),
             duplicates: BTreeSet::new(),
@@ -180,6 +184,7 @@ impl<'a> Life<'a> {
                 Happening::Network(Err(error)) => end_as_a_crash(&error.into()),
                 Happening::Mesh(event) => self.on_mesh(event).await,
                 Happening::Sessions => self.on_sessions().await?,
+                Happening::Echo => {}
                 Happening::Resolved(anchors) => self.mesh.command(Command::Anchors(anchors)),
                 Happening::Workload(Step::Went) => {}
                 Happening::Workload(Step::Acquired) => self.on_sessions().await?,
@@ -226,6 +231,7 @@ impl<'a> Life<'a> {
                 guard.clear_ready();
                 Happening::Sessions
             }
+            () = self.qualities.answer() => Happening::Echo,
             anchors = self.resolver.next() => Happening::Resolved(anchors),
             step = self.workload.step() => Happening::Workload(step),
             Some(pending) = self.control.recv() => match pending.ask {
@@ -370,6 +376,12 @@ impl<'a> Life<'a> {
             wants: peer.wants_session,
             stale_clock: peer.stale_clock,
         };
+        let target = |peer: &PeerReport| Target {
+            address: (self.peers.address(&peer.public_key)).filter(|_| live(peer.last_handshake)),
+            peer: peer.clone(),
+        };
+        self.qualities
+            .look(peers.iter().map(target).collect(), Instant::now());
         self.mesh
             .command(Command::Sessions(peers.into_iter().map(session).collect()));
         if self.workload.due(self.config, met) {

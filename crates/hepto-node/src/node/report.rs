@@ -75,6 +75,7 @@ impl Life<'_> {
                 fix: notice.fix(),
             })
             .collect();
+        problems.extend(otherwise(&report.core.members, self.config.tunnel_mtu()));
         problems.extend(self.duplicates.iter().map(|address| Problem {
             code: "E-NET-ADDR-DUP".into(),
             what: format!("{address} is in use by another machine on {}'s network", uplink.parent),
@@ -138,6 +139,7 @@ impl Life<'_> {
             .collect();
         let status = |member: &core::Member| {
             let peer = tunnel.get(&member.public_key);
+            let quality = self.qualities.of(&member.public_key);
             PeerStatus {
                 name: member.name.to_string(),
                 addresses: member.addresses.clone(),
@@ -147,8 +149,13 @@ impl Life<'_> {
                     .and_then(|peer| peer.last_handshake)
                     .map(|age| age.as_secs()),
                 session: member.live,
+                rtt_ms: quality.rtt.map(|rtt| rtt.as_micros() as f64 / 1e3),
+                loss_percent: quality.loss.map(|loss| (loss * 1e3).round() / 10.0),
+                mtu: member.mtu,
                 rx_bytes: peer.map_or(0, |peer| peer.rx_bytes),
                 tx_bytes: peer.map_or(0, |peer| peer.tx_bytes),
+                rx_bits_s: quality.rx_bits_s,
+                tx_bits_s: quality.tx_bits_s,
                 gossip: match member.gossip {
                     GossipState::Alive => "alive",
                     GossipState::Suspect => "suspect",
@@ -159,6 +166,27 @@ impl Life<'_> {
         };
         report.core.members.iter().map(status).collect()
     }
+}
+
+/// Members whose tunnel has another MTU than ours, all in one sentence.
+fn otherwise(members: &[core::Member], mtu: u16) -> Option<Problem> {
+    let differ = members
+        .iter()
+        .filter(|member| member.live && member.mtu != mtu);
+    let differ: Vec<String> = differ
+        .map(|member| format!("{} has {}", member.name, member.mtu))
+        .collect();
+    (!differ.is_empty()).then(|| Problem {
+        code: "W-MESH-MTU".into(),
+        what: format!(
+            "the tunnel's MTU is {mtu} here, and another elsewhere: {}",
+            differ.join(", ")
+        ),
+        fix: Some(
+            "give network.mtu the same value in the config of every node, then hepto-node reload"
+                .into(),
+        ),
+    })
 }
 
 fn uplink(config: &Config, state: UplinkState) -> UplinkStatus {

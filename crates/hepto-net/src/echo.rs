@@ -1,16 +1,15 @@
-//! Echo and throughput, measured without any program of the host.
+//! Echo requests (RFC 792, RFC 4443), without any program of the host: one that is waited for, and a socket for many that
+//! are not.
+#![allow(unsafe_code)] // Two socket options have no safe wrapper.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, socket_with};
-
-use super::{Error, Space};
 
 const ICMP_HEADER: usize = 8;
 
@@ -36,7 +35,7 @@ impl Echo {
     }
 }
 
-/// Sends one echo request from the network of the calling thread (see [`Space::run`]) and gives the
+/// Sends one echo request from the network of the calling thread (see [`Entry::run`](crate::Entry::run)) and gives the
 /// time until its answer.
 ///
 /// # Errors
@@ -130,6 +129,102 @@ fn answers(received: &[u8], packet: &[u8], from: IpAddr) -> bool {
     icmp.len() == packet.len() && icmp[0] == kind && icmp[4..] == packet[4..]
 }
 
+/// Sends ICMPv6 echo requests through one link, and hears nothing but answers to its own.
+#[derive(Debug)]
+pub struct EchoSocket {
+    socket: UdpSocket,
+    label: [u8; 2],
+}
+
+/// The filter's option of a raw ICMPv6 socket (linux/icmpv6.h), and the answer's type (RFC 4443 §4.2).
+const ICMPV6_FILTER: libc::c_int = 1;
+const ECHO_REPLY: u8 = 129;
+
+impl EchoSocket {
+    /// Opens the socket in the calling thread's namespace, for `link` alone; it never blocks.
+    ///
+    /// # Errors
+    /// No CAP_NET_RAW, no such link, or a kernel without IPv6.
+    pub fn open(link: &str) -> io::Result<EchoSocket> {
+        let descriptor = socket_with(
+            AddressFamily::INET6,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            Some(ipproto::ICMPV6),
+        )?;
+        // A set bit keeps its type out (RFC 3542 §3.2): a flood of anything else wakes nobody.
+        let mut filter = [u32::MAX; 8];
+        filter[usize::from(ECHO_REPLY >> 5)] &= !(1 << (ECHO_REPLY & 31));
+        set(&descriptor, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &filter)?;
+        let mut name = [0u8; libc::IFNAMSIZ];
+        let short = link.len().min(name.len() - 1);
+        name[..short].copy_from_slice(&link.as_bytes()[..short]);
+        set(&descriptor, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name)?;
+        let [.., high, low] = std::process::id().to_be_bytes();
+        Ok(EchoSocket {
+            // As in `open`: sending and receiving are the same calls.
+            socket: UdpSocket::from(descriptor),
+            // Not the one that `echo` of this process uses.
+            label: [!high, low],
+        })
+    }
+
+    /// The descriptor, readable when an answer is there.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        Ok(self.socket.try_clone()?.into())
+    }
+
+    /// Sends one request of 64 bytes.
+    ///
+    /// # Errors
+    /// The kernel's: no route, `WouldBlock` when the send buffer is full.
+    pub fn send(&self, to: Ipv6Addr, serial: u16) -> io::Result<()> {
+        let [high, low] = serial.to_be_bytes();
+        let request = Echo {
+            size: 104,
+            ..Echo::new(to.into())
+        };
+        let packet = packet(request, [self.label[0], self.label[1], high, low]);
+        let to = SocketAddrV6::new(to, 0, 0, 0);
+        self.socket.send_to(&packet, to).map(drop)
+    }
+
+    /// The next answer that is there: from whom, to which request.
+    pub fn receive(&self) -> Option<(Ipv6Addr, u16)> {
+        let mut answer = [0; 128];
+        // The length of 128 bounds what is copied; the rest of a longer one is dropped by the kernel.
+        while let Ok((length, SocketAddr::V6(from))) = self.socket.recv_from(&mut answer) {
+            if let [ECHO_REPLY, _, _, _, one, two, high, low, ..] = answer[..length]
+                && [one, two] == self.label
+            {
+                return Some((*from.ip(), u16::from_be_bytes([high, low])));
+            }
+        }
+        None
+    }
+}
+
+fn set<T>(socket: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
+    let size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel reads `size` bytes at `value`, which outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const *value).cast(),
+            size,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// The Internet checksum (RFC 1071).
 fn checksum(bytes: &[u8]) -> u16 {
     let mut sum: u32 = bytes
@@ -146,60 +241,4 @@ fn checksum(bytes: &[u8]) -> u16 {
     }
     // The mask above left sixteen bits.
     !(sum as u16)
-}
-
-/// One TCP stream from one space to another for about `time`: bits of payload a second, as the
-/// receiver counts them. `address` is the receiver's.
-pub fn throughput(from: &Space, to: &Space, address: IpAddr, time: Duration) -> Result<f64, Error> {
-    let failed = |error| Error::new(format!("cannot measure throughput to {address}"), error);
-    let listener = to
-        .run(|| TcpListener::bind(any(address)))?
-        .map_err(failed)?;
-    let port = listener.local_addr().map_err(failed)?.port();
-    let patience = Duration::from_secs(5);
-    let stream = from
-        .run(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), patience))?
-        .map_err(failed)?;
-    let received = thread::scope(|scope| {
-        let receiver = scope.spawn(|| drain(&listener, patience));
-        let sent = fill(stream, time);
-        let received = receiver
-            .join()
-            .unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-        sent.and(received)
-    });
-    received.map_err(failed)
-}
-
-/// Bound to all addresses, so that an address that is still tentative does not matter.
-fn any(family: IpAddr) -> SocketAddr {
-    match family {
-        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    }
-}
-
-fn fill(mut stream: TcpStream, time: Duration) -> io::Result<()> {
-    let block = vec![0x5a; 256 << 10];
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        stream.write_all(&block)?;
-    }
-    Ok(())
-}
-
-fn drain(listener: &TcpListener, patience: Duration) -> io::Result<f64> {
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(patience))?;
-    let mut block = vec![0; 256 << 10];
-    let mut bytes = 0u64;
-    let start = Instant::now();
-    loop {
-        match stream.read(&mut block)? {
-            // Exact to 2^53 bytes.
-            0 => return Ok(bytes as f64 * 8.0 / start.elapsed().as_secs_f64()),
-            length => bytes += length as u64,
-        }
-    }
 }

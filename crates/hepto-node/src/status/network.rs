@@ -1,0 +1,32 @@
+//! The namespace and its uplink.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// The namespace and its uplink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// The namespace's name under `/run/netns`.
+    pub namespace: String,
+    /// The link to the host's interface.
+    pub uplink: UplinkStatus,
+    /// The configured addresses.
+    pub addresses: Vec<IpNet>,
+    /// The firewall: `on` or `off`.
+    pub firewall: String,
+    /// With `network.tune_host`, how the host's interface stands with `rx-udp-gro-forwarding`: `on` until the last node
+    /// stops, `owner` (it was on already), `off`, `absent` or `refused`.
+    #[serde(default)]
+    pub tune_host: Option<String>,
+}
+
+/// The link to the host's interface.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// `ipvlan` or `macvlan`.
+    pub kind: String,
+    /// The host's interface.
+    pub parent: String,
+    /// `up`, `down` or `waiting` (for the interface to appear).
+    pub state: String,
+}
