@@ -1,6 +1,8 @@
 //! Nodes find one another.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Instant;
 
 use hepto_tests::{Capture, Echo, LAN, Node, Space, isolated, within};
@@ -210,15 +212,50 @@ fn three_nodes_meet_on_a_line_that_loses_a_fifth() {
     });
 }
 
+/// Carries so many megabytes from one node to another as one TCP stream.
+fn stream(from: &Node, to: &Node, megabytes: usize) {
+    let place = |node: &Node| node.inside().expect("it runs");
+    let listener = place(to)
+        .run(|| TcpListener::bind(SocketAddr::new(to.overlay()[0], 0)))
+        .expect("the node lives")
+        .expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let mut near = place(from)
+        .run(|| TcpStream::connect(address))
+        .expect("the node lives")
+        .expect("a connection");
+    let (mut far, _) = listener.accept().expect("the connection");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let chunk = vec![7; 1 << 20];
+            for _ in 0..megabytes {
+                near.write_all(&chunk).expect("the stream lives");
+            }
+        });
+        let arrived = io::copy(&mut far, &mut io::sink()).expect("it arrives");
+        assert_eq!(arrived, (megabytes as u64) << 20);
+    });
+}
+
 #[test]
-fn a_node_of_three_is_small() {
+fn a_node_of_three_is_small_before_and_after_bulk() {
     isolated(|| {
         let lab = new_lab();
         let mut nodes = lab.nodes(&["mars", "venus", "pluto"]);
         nodes.iter_mut().for_each(Node::start);
         let all: Vec<&Node> = nodes.iter().collect();
         Node::all_meet(&all, Instant::now(), SOON);
-        for node in &nodes {
+        let before: Vec<u64> = nodes.iter().map(|node| node.memory().own).collect();
+        thread::scope(|scope| {
+            scope.spawn(|| stream(&nodes[0], &nodes[1], 40));
+            stream(&nodes[1], &nodes[0], 40);
+        });
+        for (node, before) in nodes.iter().zip(before) {
+            within(SOON, "the buffers of the stream are given back", || {
+                let more = node.memory().own.saturating_sub(before) as f64 / MEGABYTE;
+                let said = format!("{} has {more:.1} MB more than before", node.name());
+                (more <= 0.8).then_some(()).ok_or(said)
+            });
             let memory = node.memory();
             let own = memory.own as f64 / MEGABYTE;
             // In a debug build 1 MB of it is the program's relocated data, and glibc gives each thread 0.3 MB to begin

@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::batch::DATAGRAM;
 use crate::offload::coalesce::Coalescer;
 use crate::offload::ladder::Ladder;
+use crate::pages::give_back;
 use crate::protocol::HANDSHAKE;
 use crate::tun::{HEADROOM, Tun};
 
@@ -48,6 +49,13 @@ impl Delivery {
             used: 0,
             packets: Vec::with_capacity(PACKETS),
             coalescer: Coalescer::new(),
+        }
+    }
+
+    /// Gives the memory back while no packet waits.
+    pub(crate) fn give_back(&mut self) {
+        if self.packets.is_empty() {
+            give_back(&mut self.bytes);
         }
     }
 

@@ -27,8 +27,10 @@ mod clear;
 #[cfg(all(target_arch = "x86_64", any(target_env = "musl", test)))]
 mod copy;
 mod delivery;
+mod lull;
 mod observer;
 mod packet;
+mod pages;
 mod peer;
 mod protocol;
 mod pulse;

@@ -11,6 +11,7 @@ use crate::address::Endpoint;
 use crate::batch::{DATAGRAM, Inbox, Outbox, SLOTS, Slice};
 use crate::counter::Reason;
 use crate::delivery::Delivery;
+use crate::lull::Lull;
 use crate::peer::{Peer, State};
 use crate::protocol::{Admission, HANDSHAKE, Message, Opened};
 use crate::table::Table;
@@ -32,6 +33,7 @@ pub(crate) struct Receiver {
     delivery: Delivery,
     outbox: Outbox,
     sink: Sink,
+    lull: Lull,
 }
 
 /// What a run of data came to.
@@ -81,6 +83,7 @@ impl Receiver {
             delivery: Delivery::new(),
             outbox: Outbox::new(ANSWERS),
             sink,
+            lull: Lull::default(),
         }
     }
 
@@ -93,13 +96,19 @@ impl Receiver {
             match self.inbox.receive(&shared.socket, depth) {
                 Ok(()) => {
                     self.inbox.split(&mut self.slices);
+                    self.lull.carried(self.inbox.length());
                     depth = self.depth();
                     let table = shared.table.load();
                     self.dispatch(&table, shared);
                     self.answer(&table, shared);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    shared.stop.wait_beside(shared.socket.as_fd())
+                    if self.lull.begins(shared.pulses.timer.read()) {
+                        self.inbox.give_back();
+                        self.delivery.give_back();
+                        self.outbox.give_back();
+                    }
+                    shared.stop.wait_beside(shared.socket.as_fd());
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {

@@ -9,9 +9,11 @@ use std::time::Instant;
 
 use crate::batch::{MESSAGES, Outbox};
 use crate::counter::Reason;
+use crate::lull::Lull;
 use crate::offload::header::Header;
 use crate::offload::segment::Segments;
 use crate::packet;
+use crate::pages::give_back;
 use crate::peer::{Peer, State};
 use crate::protocol::{HANDSHAKE, OVERHEAD};
 use crate::table::Table;
@@ -30,6 +32,7 @@ pub(crate) struct Sender {
     frames: Vec<Frame>,
     outbox: Outbox,
     failing: bool,
+    lull: Lull,
 }
 
 /// A packet in the buffer, what it is to be cut into, and the slot of the peer it goes to.
@@ -49,6 +52,7 @@ impl Sender {
             // A batch cut into small segments grows beyond this, and is sent in parts.
             outbox: Outbox::new(BATCH + LARGEST + LARGEST / 2),
             failing: false,
+            lull: Lull::default(),
         }
     }
 
@@ -59,6 +63,10 @@ impl Sender {
             shared.pulses.tx.beat();
             self.fill(shared);
             if self.frames.is_empty() {
+                if self.lull.begins(shared.pulses.timer.read()) {
+                    give_back(&mut self.bytes);
+                    self.outbox.give_back();
+                }
                 shared.stop.wait_beside(shared.tun.as_fd());
                 continue;
             }
@@ -85,6 +93,7 @@ impl Sender {
                     });
                     used = start + length;
                     self.failing = false;
+                    self.lull.carried(length);
                 }
                 Ok((None, _)) => shared.meter.drop(Reason::Unroutable, 1),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

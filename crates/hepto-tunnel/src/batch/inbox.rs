@@ -8,16 +8,22 @@ use std::ptr;
 
 use super::{Control, DATAGRAM, Frames, read_control};
 use crate::address::{Endpoint, Name};
+use crate::pages::give_back;
 use crate::socket::Socket;
 
-/// Messages a receive at most. With all of them full of joined datagrams, the buffer is 2 MiB of memory.
+/// Messages a receive at most. All of them full of joined datagrams are 2 MiB.
 pub(crate) const SLOTS: usize = 32;
+
+/// Bytes of memory that the slots may hold from one receive to the next.
+pub(super) const KEPT: usize = 8 * DATAGRAM;
 
 /// Datagrams that came in, with where from and where to.
 pub(crate) struct Inbox {
     bytes: Box<[u8]>,
     arrivals: Vec<Arrival>,
     frames: Frames,
+    /// How far each slot was written since its memory was given back.
+    written: [usize; SLOTS],
 }
 
 /// One message of a receive: a datagram, or several of equal size that the kernel joined.
@@ -46,6 +52,7 @@ impl Inbox {
             bytes: vec![0; SLOTS * DATAGRAM].into_boxed_slice(),
             arrivals: Vec::with_capacity(SLOTS),
             frames: Frames::new(),
+            written: [0; SLOTS],
         }
     }
 
@@ -53,6 +60,9 @@ impl Inbox {
     pub(crate) fn receive(&mut self, socket: &Socket, count: usize) -> io::Result<()> {
         let count = count.min(SLOTS);
         self.arrivals.clear();
+        if self.held() > KEPT {
+            self.give_back();
+        }
         let base = self.bytes.as_mut_ptr();
         let frames = &mut self.frames;
         for slot in 0..count {
@@ -85,6 +95,7 @@ impl Inbox {
         }
         for slot in 0..received as usize {
             let length = frames.headers[slot].msg_len as usize;
+            self.written[slot] = self.written[slot].max(length);
             let Some(from) = frames.names[slot].decode() else {
                 continue;
             };
@@ -133,6 +144,23 @@ impl Inbox {
                 at += length;
             }
         }
+    }
+
+    /// Bytes of memory that the slots hold, to within a page each.
+    pub(super) fn held(&self) -> usize {
+        self.written.iter().sum()
+    }
+
+    /// Gives the memory of all slots back, and what arrived with it.
+    pub(crate) fn give_back(&mut self) {
+        self.arrivals.clear();
+        self.written = [0; SLOTS];
+        give_back(&mut self.bytes);
+    }
+
+    /// Bytes of the last receive.
+    pub(crate) fn length(&self) -> usize {
+        self.arrivals.iter().map(|arrival| arrival.length).sum()
     }
 
     /// Messages of the last receive.

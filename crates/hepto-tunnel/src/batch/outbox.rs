@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use super::{Frames, MESSAGES};
 use crate::address::{Endpoint, Name};
+use crate::pages::give_back;
 use crate::socket::Socket;
 
 /// Datagrams of one segmented send. Kernels before 6.9 refuse more.
@@ -95,6 +96,13 @@ impl Outbox {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.letters.is_empty()
+    }
+
+    /// Gives the memory back while it is empty.
+    pub(crate) fn give_back(&mut self) {
+        if self.is_empty() {
+            give_back(&mut self.bytes);
+        }
     }
 
     /// True when a datagram of `length` bytes still fits.

@@ -40,6 +40,25 @@ fn receive(socket: &Socket, count: usize) -> Vec<(Vec<u8>, SocketAddr, Option<Ip
 }
 
 #[test]
+fn slots_keep_little_memory_from_one_receive_to_the_next() {
+    let (a, b) = pair(Family::V4);
+    let large = vec![5; 60_000];
+    let to = endpoint("127.0.0.1", b.port(), None);
+    let mut inbox = Inbox::new();
+    for _ in 0..12 {
+        a.send(&large, &to).expect("sent");
+    }
+    inbox.receive(&b, SLOTS).expect("they wait on loopback");
+    assert!(inbox.held() > inbox::KEPT, "{} bytes", inbox.held());
+    a.send(&large, &to).expect("sent");
+    inbox.receive(&b, SLOTS).expect("it waits");
+    assert_eq!(inbox.held(), large.len());
+    let mut slices = Vec::new();
+    inbox.split(&mut slices);
+    assert_eq!(inbox.bytes(&slices[0]), large);
+}
+
+#[test]
 fn a_batch_arrives_whole_with_its_addresses() {
     for (family, targets) in [
         (Family::Dual, &["127.0.0.1", "127.0.0.2", "::1"][..]),
