@@ -94,14 +94,38 @@ fn a_demo_that_fails_half_way_says_why_and_leaves_nothing() {
     isolated(|| {
         let (lab, home) = place();
         let before = Inventory::of(&home);
-        // It can be started, and never serves.
-        let output = start(&lab, &home, &["--nodes", "2", "--k3s", "/bin/false"])
-            .wait_with_output()
-            .expect("it ends");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("k3s"), "{said}");
-        leaves_nothing(&lab, &home, &before);
+        let fails = |k3s: &str| {
+            let output = start(&lab, &home, &["--nodes", "2", "--k3s", k3s])
+                .wait_with_output()
+                .expect("it ends");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            leaves_nothing(&lab, &home, &before);
+            said
+        };
+        for (program, reason) in [
+            ("/bin/false", "/bin/false is not a k3s"),
+            ("/bin/cat", "it says \"cat"),
+            ("/bin/nothing", "cannot find /bin/nothing"),
+        ] {
+            let said = fails(program);
+            assert!(
+                said.contains("[E-DEMO-K3S]") && said.contains(reason),
+                "{said}"
+            );
+            assert!(
+                !said.contains("building"),
+                "before anything is made: {said}"
+            );
+        }
+        // It calls itself k3s, can be started, and never serves.
+        let script = lab.directory.join("refuses");
+        let text = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo k3s version v0.0.0\n\
+                    echo \"no k3s for you: $1\"; exit 64\n";
+        hepto_tests::replace_file(&script, text.as_bytes());
+        let refuses = hepto_tests::program_at(&script, "refuses");
+        let said = fails(refuses.to_str().expect("a path in UTF-8"));
+        assert!(said.contains("no k3s for you: server"), "{said}");
     });
 }
 

@@ -22,6 +22,11 @@ pub enum PrefixError {
         "the overlay's IPv4 prefix {0} is not a unicast prefix of /8 to /24; give one such as 10.44.0.0/16"
     )]
     Ipv4(Ipv4Net),
+    /// wesher knows whole bytes alone.
+    #[error(
+        "wesher computes no addresses in {0}; write mesh.ipv4 as its --overlay-net was, a /8, /16 or /24 such as 10.0.0.0/8"
+    )]
+    Wesher(Ipv4Net),
 }
 
 impl PrefixError {
@@ -30,6 +35,27 @@ impl PrefixError {
         match self {
             PrefixError::Ula(_) => "E-MESH-ULA",
             PrefixError::Ipv4(_) => "E-MESH-IPV4",
+            PrefixError::Wesher(_) => "E-MESH-WESHER",
+        }
+    }
+}
+
+/// How a node's IPv4 overlay address follows from its name. All nodes of a cluster have to do it alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// Our own way: another address for each cluster, and another `attempt` where two names meet.
+    #[default]
+    Hepto,
+    /// As wesher did, so that a cluster that comes from there keeps its addresses: from the name alone.
+    Wesher,
+}
+
+impl Addressing {
+    /// As `mesh.addressing` names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Addressing::Hepto => "hepto",
+            Addressing::Wesher => "wesher",
         }
     }
 }
@@ -40,6 +66,7 @@ pub struct Prefixes {
     cluster: ClusterName,
     ula: Ipv6Net,
     ipv4: Ipv4Net,
+    addressing: Addressing,
     inner: Vec<IpNet>,
 }
 
@@ -67,8 +94,21 @@ impl Prefixes {
             cluster: cluster.clone(),
             ula,
             ipv4,
+            addressing: Addressing::default(),
             inner: Vec::new(),
         })
+    }
+
+    /// The same plan with IPv4 overlay addresses computed in this way.
+    ///
+    /// # Errors
+    /// The IPv4 prefix is none that this way knows.
+    pub fn with_addressing(mut self, addressing: Addressing) -> Result<Self, PrefixError> {
+        if addressing == Addressing::Wesher && !self.ipv4.prefix_len().is_multiple_of(8) {
+            return Err(PrefixError::Wesher(self.ipv4));
+        }
+        self.addressing = addressing;
+        Ok(self)
     }
 
     /// Adds prefixes that exist inside the overlay only (pods, services), so that no endpoint is ever sought there.
@@ -80,6 +120,11 @@ impl Prefixes {
     /// The cluster that this plan is of.
     pub fn cluster(&self) -> &ClusterName {
         &self.cluster
+    }
+
+    /// How IPv4 overlay addresses follow from names.
+    pub fn addressing(&self) -> Addressing {
+        self.addressing
     }
 
     /// The ULA /48 of everything.
@@ -114,11 +159,15 @@ impl Prefixes {
     }
 
     /// The IPv4 overlay address of `name` at its `attempt`: the same hash modulo the prefix's hosts, never the first
-    /// or the last address.
+    /// or the last address. In wesher's way it is the end of the name's own hash, whatever the `attempt`.
     pub fn overlay_v4(&self, name: &NodeName, attempt: u8) -> Ipv4Addr {
-        let hosts = (1u64 << (32 - self.ipv4.prefix_len())) - 2;
-        let host = 1 + self.host(name, attempt) % hosts;
-        let host = u32::try_from(host).expect("a prefix of /8 or longer has fewer than 2^24 hosts");
+        let host_bits = 32 - self.ipv4.prefix_len();
+        let host = match self.addressing {
+            Addressing::Hepto => 1 + self.host(name, attempt) % ((1 << host_bits) - 2),
+            // The last bytes, in the order of the network: the low bits of the number.
+            Addressing::Wesher => fnv1a(name.as_str().as_bytes()) as u64 % (1 << host_bits),
+        };
+        let host = u32::try_from(host).expect("a prefix of /8 or longer has at most 2^24 hosts");
         Ipv4Addr::from(u32::from(self.ipv4.addr()) | host)
     }
 
@@ -144,6 +193,15 @@ impl Prefixes {
             .finalize();
         u64::from_be_bytes(*hash.first_chunk().expect("a hash of 32 bytes"))
     }
+}
+
+/// FNV-1a of 128 bits (Fowler, Noll, Vo; draft-eastlake-fnv): offset basis and prime are its own.
+fn fnv1a(bytes: &[u8]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = (1 << 88) + 0x13b;
+    bytes.iter().fold(OFFSET, |hash, byte| {
+        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
+    })
 }
 
 /// fd, then the first 40 bits of BLAKE2s-256(`hepto v1 ula`, 0, cluster): a pseudo-random global ID as RFC 4193 asks.
@@ -222,6 +280,92 @@ mod tests {
         assert_eq!(refuse(None, "10.0.0.0/28"), "E-MESH-IPV4");
         assert_eq!(refuse(None, "127.0.0.0/16"), "E-MESH-IPV4");
         assert_eq!(refuse(None, "224.0.0.0/16"), "E-MESH-IPV4");
+    }
+
+    /// The published vectors of the empty string, "a" and "foobar" (draft-eastlake-fnv, appendix).
+    #[test]
+    fn the_hash_is_fnv_1a_of_128_bits() {
+        for (text, hash) in [
+            ("", 0x6c62272e07bb014262b821756295c58d),
+            ("a", 0xd228cb696f1a8caf78912b704e4a8964),
+            ("foobar", 0x343e1662793c64bf6f0d3597ba446f18),
+        ] {
+            assert_eq!(fnv1a(text.as_bytes()), hash, "{text:?}");
+        }
+    }
+
+    fn wesher(ipv4: &str) -> Prefixes {
+        let cluster = "acides".parse().expect("a name");
+        Prefixes::new(&cluster, None, ipv4.parse().expect("a prefix"))
+            .and_then(|plan| plan.with_addressing(Addressing::Wesher))
+            .expect("a plan")
+    }
+
+    /// What wesher itself gives the name `test`.
+    #[test]
+    fn weshers_addresses_are_weshers() {
+        for (ipv4, address) in [
+            ("10.0.0.0/8", "10.221.153.165"),
+            ("10.0.0.0/24", "10.0.0.165"),
+            ("172.31.0.0/16", "172.31.153.165"),
+        ] {
+            for attempt in [0, 1] {
+                let found = wesher(ipv4).overlay_v4(&node("test"), attempt);
+                assert_eq!(found.to_string(), address, "{ipv4}, attempt {attempt}");
+            }
+        }
+        let ours = plan("acides").overlay_v6(&node("test"), 1);
+        assert_eq!(wesher("10.0.0.0/8").overlay_v6(&node("test"), 1), ours);
+    }
+
+    #[test]
+    fn wesher_knows_whole_bytes_alone() {
+        let refused = plan("acides")
+            .with_addressing(Addressing::Wesher)
+            .and_then(|_| {
+                Prefixes::new(
+                    &"c".parse().expect("a name"),
+                    None,
+                    "10.0.0.0/12".parse().expect("a prefix"),
+                )
+            })
+            .and_then(|plan| plan.with_addressing(Addressing::Wesher));
+        assert_eq!(refused.expect_err("refused").code(), "E-MESH-WESHER");
+    }
+
+    proptest::proptest! {
+        /// wesher copied byte after byte from the end of the hash over the end of the prefix's address. Multiplied here
+        /// digit by digit, as on paper.
+        #[test]
+        fn weshers_addresses_are_those_of_an_independent_computation(name in "[a-z][a-z0-9]{0,30}", bytes in 1usize..=3) {
+            let mut hash: [u8; 16] = [
+                0x6c, 0x62, 0x27, 0x2e, 0x07, 0xbb, 0x01, 0x42, 0x62, 0xb8, 0x21, 0x75, 0x62, 0x95, 0xc5, 0x8d,
+            ];
+            for byte in name.bytes() {
+                hash[15] ^= byte;
+                let mut product = [0u32; 16];
+                for (place, digit) in hash.iter().rev().enumerate() {
+                    // The prime's digits to the base of 256: 0x3b, 1, and 1 at the eleventh.
+                    for (shift, factor) in [(0, 0x3b), (1, 1), (11, 1)] {
+                        if let Some(sum) = product.get_mut(place + shift) {
+                            *sum += u32::from(*digit) * factor;
+                        }
+                    }
+                }
+                let mut carry = 0;
+                for (place, sum) in product.iter().enumerate() {
+                    carry += sum;
+                    hash[15 - place] = carry as u8;
+                    carry >>= 8;
+                }
+            }
+            let mut expected = [10, 0, 0, 0];
+            for place in 1..=bytes {
+                expected[4 - place] = hash[16 - place];
+            }
+            let found = wesher(&format!("10.0.0.0/{}", 32 - 8 * bytes)).overlay_v4(&node(&name), 0);
+            proptest::prop_assert_eq!(found.octets(), expected);
+        }
     }
 
     #[test]

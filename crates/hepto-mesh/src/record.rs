@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
+use crate::address::Addressing;
 use crate::identity::Identity;
 use crate::name::{ClusterName, NODE_MAX, NodeName};
 use crate::wire::{Reader, mapped, plain};
@@ -161,12 +162,15 @@ impl Ord for Endpoint {
 /// Flag bit: the node has begun to use its addresses (its k3s has started) and keeps them.
 pub const FLAG_SETTLED: u16 = 1;
 
+/// Flag bit: the node computes IPv4 overlay addresses as wesher did. Nobody's address follows from it.
+pub const FLAG_WESHER: u16 = 2;
+
 /// What a record says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
     /// Which of its possible overlay addresses the node uses.
     pub attempt: u8,
-    /// Bits: [`FLAG_SETTLED`]. Unknown ones are ignored.
+    /// Bits: [`FLAG_SETTLED`], [`FLAG_WESHER`]. Unknown ones are ignored.
     pub flags: u16,
     /// The node's name.
     pub name: NodeName,
@@ -234,6 +238,15 @@ impl Record {
     /// Whether the node keeps its addresses: see [`FLAG_SETTLED`].
     pub fn is_settled(&self) -> bool {
         self.content.flags & FLAG_SETTLED != 0
+    }
+
+    /// How the node says that it computes IPv4 overlay addresses.
+    pub fn addressing(&self) -> Addressing {
+        if self.content.flags & FLAG_WESHER != 0 {
+            Addressing::Wesher
+        } else {
+            Addressing::Hepto
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! learnt lands in `book`, `membership` turns that into peers of the tunnel, `handshake` decides who starts a session, and
 //! `schedule` decides when to ask again.
 
+mod address;
 mod anchor;
 mod book;
 mod call;
@@ -53,7 +54,7 @@ use membership::Membership;
 use schedule::Schedule;
 
 use crate::identity::{Identity, fingerprint};
-use crate::record::{Content, FLAG_SETTLED, Record, RecordError, Sequence, Unverified};
+use crate::record::{Content, Record, RecordError, Sequence, Unverified};
 use crate::seal::message::{Head, Kind};
 use crate::seal::{Nonce, Seal};
 
@@ -107,7 +108,7 @@ impl Core {
         let starts = saved.starts.saturating_add(1);
         let content = Content {
             attempt: saved.attempt,
-            flags: if saved.settled { FLAG_SETTLED } else { 0 },
+            flags: address::flags(&settings, saved.settled),
             name: settings.node.clone(),
             sequence: Sequence {
                 start: starts,
@@ -349,7 +350,7 @@ impl Core {
     fn republish(&mut self, now: Instant) {
         let mut content = self.book.own().content().clone();
         content.endpoints = self.endpoints.own(now);
-        content.flags = if self.settled { FLAG_SETTLED } else { 0 };
+        content.flags = address::flags(&self.settings, self.settled);
         if content != *self.book.own().content() {
             content.sequence.change = content.sequence.change.saturating_add(1);
             self.publish(content, now);
@@ -368,6 +369,7 @@ impl Core {
         if !std::mem::take(&mut self.book_changed) {
             return;
         }
+        self.compare_addressing();
         self.avoid_collision(now);
         let changes = self
             .membership
@@ -377,54 +379,6 @@ impl Core {
         self.schedule.save_soon(now);
         self.schedule.spread_soon(self.book.hash(), now);
         self.book_changed = false;
-    }
-
-    /// Two names may compute one IPv4 address. Who has not settled, and is not the lower of two such, moves on to the next
-    /// attempt that nobody holds.
-    fn avoid_collision(&mut self, now: Instant) {
-        let address = self.book.own_overlay().v4;
-        let own = self.book.own().content().clone();
-        let rivals = self
-            .book
-            .entries()
-            .filter(|entry| entry.overlay.v4 == address);
-        let strongest =
-            rivals.min_by_key(|entry| (!entry.record.is_settled(), entry.record.name()));
-        let Some(rival) = strongest else {
-            return;
-        };
-        let (name, rival_settled) = (rival.record.name().clone(), rival.record.is_settled());
-        if self.settled {
-            if rival_settled {
-                self.notice(Notice::AddressConflict {
-                    name,
-                    holder: own.name,
-                    address,
-                });
-            }
-            return;
-        }
-        if !rival_settled && own.name < name {
-            return;
-        }
-        let taken: BTreeSet<_> = self.book.entries().map(|entry| entry.overlay.v4).collect();
-        let prefixes = &self.settings.prefixes;
-        let free = (1..=u8::MAX).map(|step| own.attempt.wrapping_add(step));
-        let mut free = free.map(|attempt| (attempt, prefixes.overlay_v4(&own.name, attempt)));
-        let Some((attempt, to)) = free.find(|(_, to)| !taken.contains(to)) else {
-            return;
-        };
-        self.notice(Notice::AddressMoved {
-            holder: name,
-            from: address,
-            to,
-        });
-        let mut content = own;
-        content.attempt = attempt;
-        content.sequence.change = content.sequence.change.saturating_add(1);
-        self.publish(content, now);
-        self.outputs
-            .extend([Output::Save, Output::Attempt(attempt)]);
     }
 
     fn foreign_key(&mut self, from: SocketAddr) {
@@ -438,9 +392,9 @@ impl Core {
     /// the log, or this memory.
     fn notice(&mut self, notice: Notice) {
         let about = match &notice {
-            Notice::IdentityRefused { name, .. } | Notice::AddressConflict { name, .. } => {
-                name.as_str()
-            }
+            Notice::IdentityRefused { name, .. }
+            | Notice::AddressConflict { name, .. }
+            | Notice::AddressingDiffers { name, .. } => name.as_str(),
             Notice::TunnelKeyRefused { holder, .. } => holder.as_str(),
             Notice::AddressMoved { .. } | Notice::SequenceBehind => {
                 return self.outputs.push_back(Output::Notice(notice));

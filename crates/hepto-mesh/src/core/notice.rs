@@ -4,8 +4,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::event::Anchor;
+use crate::address::Addressing;
 use crate::name::NodeName;
 use crate::record::RecordError;
+
+/// The code of [`Notice::AddressingDiffers`].
+pub(super) const ADDRESSING: &str = "E-MESH-ADDRESSING";
 
 /// Something that a person should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +82,18 @@ pub enum Notice {
         /// The address.
         address: Ipv4Addr,
     },
+    /// A node computes IPv4 overlay addresses in another way than this one.
+    AddressingDiffers {
+        /// The node.
+        name: NodeName,
+        /// Its way.
+        theirs: Addressing,
+    },
+    /// A node computes them as this one does, after [`Notice::AddressingDiffers`].
+    AddressingAgrees {
+        /// The node.
+        name: NodeName,
+    },
     /// Every observer sees us under another port: unreachable from outside without a port forward.
     SymmetricNat {
         /// The public address.
@@ -100,6 +116,8 @@ impl Notice {
             Notice::SequenceBehind => "I-MESH-SEQUENCE",
             Notice::AddressMoved { .. } => "I-MESH-ADDRESS",
             Notice::AddressConflict { .. } => "E-MESH-ADDRESS",
+            Notice::AddressingDiffers { .. } => ADDRESSING,
+            Notice::AddressingAgrees { .. } => "I-MESH-ADDRESSING",
             Notice::SymmetricNat { .. } => "W-MESH-SYMMETRIC-NAT",
         }
     }
@@ -107,6 +125,17 @@ impl Notice {
     /// Whether something needs a person.
     pub fn is_problem(&self) -> bool {
         !self.code().starts_with('I')
+    }
+
+    /// Whether `earlier` is over with this one.
+    pub fn ends(&self, earlier: &Notice) -> bool {
+        match (self, earlier) {
+            (Notice::AnchorAnswers { .. }, Notice::NoAnchorAnswers { .. }) => true,
+            (Notice::AddressingAgrees { name }, Notice::AddressingDiffers { name: other, .. }) => {
+                name == other
+            }
+            _ => false,
+        }
     }
 
     /// What to do about it.
@@ -138,12 +167,18 @@ impl Notice {
             Notice::AddressConflict { name, .. } => {
                 format!("rename {name}, or move the cluster to a larger mesh.ipv4 prefix")
             }
+            Notice::AddressingDiffers { .. } => {
+                "give all nodes of the cluster the same mesh.addressing, and start those anew that had another".into()
+            }
             Notice::SymmetricNat { .. } => {
                 "forward a UDP port to this node and write it into mesh.endpoints; otherwise it is reached only from \
                  nodes that it can reach itself"
                     .into()
             }
-            Notice::AnchorAnswers { .. } | Notice::SequenceBehind | Notice::AddressMoved { .. } => return None,
+            Notice::AnchorAnswers { .. }
+            | Notice::SequenceBehind
+            | Notice::AddressMoved { .. }
+            | Notice::AddressingAgrees { .. } => return None,
         })
     }
 }
@@ -203,6 +238,16 @@ impl fmt::Display for Notice {
                     f,
                     "{name} and {holder} both compute {address}; {name} is reached over IPv6 alone"
                 )
+            }
+            Notice::AddressingDiffers { name, theirs } => {
+                let theirs = theirs.name();
+                write!(
+                    f,
+                    "{name} has mesh.addressing = \"{theirs}\", this node has another; it is reached over IPv6 alone"
+                )
+            }
+            Notice::AddressingAgrees { name } => {
+                write!(f, "{name} has the same mesh.addressing now")
             }
             Notice::SymmetricNat { address } => {
                 write!(

@@ -1,6 +1,7 @@
 //! What happens to a cluster over time: cuts, moves, collisions, absence.
 
-use hepto_mesh::core::{Input, Notice, Saved};
+use hepto_mesh::address::{Addressing, Prefixes};
+use hepto_mesh::core::{Input, Notice, Saved, Settings};
 use hepto_mesh::name::NodeName;
 
 use crate::seeds;
@@ -188,6 +189,90 @@ fn two_that_have_settled_apart_keep_their_addresses_and_others_decide_alike() {
         3,
         "one of them is reached over IPv6 alone"
     );
+}
+
+#[test]
+fn who_computes_addresses_in_another_way_is_named_until_he_does_no_longer() {
+    let mut world = World::cluster(6, 3, 1);
+    let wesher = |settings: &mut Settings| {
+        let prefixes = settings.prefixes.clone();
+        settings.prefixes = prefixes
+            .with_addressing(Addressing::Wesher)
+            .expect("whole bytes");
+    };
+    wesher(&mut world.nodes[0].settings);
+    wesher(&mut world.nodes[1].settings);
+    (0..3).for_each(|node| world.boot(node));
+    world.within(seconds(5), "start", |world| world.all_connected(&[0, 1, 2]));
+    world.pass(seconds(60));
+    let codes = |world: &World, node: usize| -> Vec<&str> {
+        let notices = &world.nodes[node].notices;
+        notices.iter().map(Notice::code).collect()
+    };
+    let families = |world: &World, of: &str| -> Vec<usize> {
+        let hosts = (0..3).map(|node| &world.nodes[node].hosts);
+        hosts.map(|hosts| hosts[&name(of)].len()).collect()
+    };
+    assert_eq!(codes(&world, 0), ["E-MESH-ADDRESSING"]);
+    assert_eq!(codes(&world, 1), ["E-MESH-ADDRESSING"]);
+    assert_eq!(codes(&world, 2), ["E-MESH-ADDRESSING", "E-MESH-ADDRESSING"]);
+    assert_eq!(
+        families(&world, "n0"),
+        [2, 2, 1],
+        "IPv6 alone where they differ"
+    );
+    assert_eq!(families(&world, "n2"), [1, 1, 2]);
+    assert_eq!(
+        world.nodes[1].hosts[&name("n0")][0].to_string(),
+        "10.44.129.91"
+    );
+
+    wesher(&mut world.nodes[2].settings);
+    world.kill(2);
+    world.boot(2);
+    world.within(seconds(5), "return", |world| {
+        world.all_connected(&[0, 1, 2]) && codes(world, 1).len() == 2
+    });
+    assert_eq!(codes(&world, 0), ["E-MESH-ADDRESSING", "I-MESH-ADDRESSING"]);
+    assert_eq!(families(&world, "n2"), [2, 2, 2]);
+    let notices = &world.nodes[0].notices;
+    assert!(notices[1].ends(&notices[0]));
+}
+
+#[test]
+fn two_that_wesher_gives_one_address_are_named_and_nobody_moves() {
+    let mut world = World::new(7);
+    let anchors = [World::address(0)];
+    let plan = |world: &World, of: &str| {
+        let mut settings = world.settings(of, &anchors);
+        let ipv4 = "10.44.0.0/24".parse().expect("a prefix");
+        settings.prefixes = Prefixes::new(&settings.cluster, None, ipv4)
+            .and_then(|plan| plan.with_addressing(Addressing::Wesher))
+            .expect("a plan");
+        settings
+    };
+    let prefixes = plan(&world, "x").prefixes;
+    let mut seen = std::collections::BTreeMap::new();
+    let (first, second) = (0..)
+        .find_map(|number| {
+            let name = name(&format!("w{number}"));
+            let other = seen.insert(prefixes.overlay_v4(&name, 0), name.clone());
+            other.map(|other| (other, name))
+        })
+        .expect("the names do not end");
+    for of in [&first, &second] {
+        let settings = plan(&world, of.as_str());
+        let node = world.add(settings);
+        world.boot(node);
+    }
+    world.within(seconds(5), "start", |world| world.all_connected(&[0, 1]));
+    world.pass(seconds(60));
+    assert!((0..2).all(|node| world.nodes[node].attempt == 0));
+    let said: Vec<_> = (0..2)
+        .flat_map(|node| &world.nodes[node].notices)
+        .map(Notice::code)
+        .collect();
+    assert_eq!(said, ["E-MESH-ADDRESS"], "by the one that cannot have it");
 }
 
 #[test]

@@ -109,6 +109,8 @@ pub struct MeshSection {
     pub port: Option<Spanned<i64>>,
     /// The overlay's IPv4 prefix.
     pub ipv4: Option<Text>,
+    /// `hepto` or `wesher`.
+    pub addressing: Option<Text>,
     /// Addresses under which the others reach this node through port forwards.
     pub endpoints: Option<Vec<Text>>,
 }

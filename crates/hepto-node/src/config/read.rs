@@ -335,9 +335,6 @@ fn later(section: &str, key: Option<(&str, &DeValue<'_>)>) -> Option<&'static st
         }
         ("network", Some("host_link")) => "this version has no link between host and node yet",
         ("cluster", Some("operator")) => "this version knows no operator's key yet",
-        ("mesh", Some("addressing")) => {
-            "this version computes overlay addresses in one way only, not yet in wesher's"
-        }
         _ => return None,
     })
 }

@@ -77,6 +77,7 @@ struct Cluster {
 struct Mesh {
     port: u16,
     ipv4: String,
+    addressing: &'static str,
     endpoints: Vec<SocketAddr>,
 }
 
@@ -169,6 +170,7 @@ impl Shown {
                 mesh: Mesh {
                     port: config.mesh.port,
                     ipv4: prefixes.overlay_net_v4().to_string(),
+                    addressing: prefixes.addressing().name(),
                     endpoints: config.mesh.endpoints.clone(),
                 },
                 snapshot: snapshot(&config.snapshot),

@@ -6,6 +6,7 @@
 mod interrupt;
 mod measure;
 mod neighbour;
+mod program;
 mod progress;
 mod town;
 

@@ -16,6 +16,7 @@ use nix::unistd::mkdtemp;
 use super::interrupt::Interrupt;
 use super::measure::table;
 use super::neighbour::Neighbour;
+use super::program;
 use super::progress::{Progress, say};
 use crate::status::Status;
 
@@ -64,14 +65,10 @@ impl Town {
     /// An empty street, and a directory for its files.
     ///
     /// # Errors
-    /// When the kernel or the disk refuses, or there is no such k3s.
+    /// When the kernel or the disk refuses, or there is no k3s at that path.
     pub fn open(k3s: Option<&Path>) -> anyhow::Result<Town> {
         let program = env::current_exe().context("cannot find the program's own file")?;
-        let find = |path: &Path| {
-            let found = path.canonicalize();
-            found.with_context(|| format!("cannot find {}", path.display()))
-        };
-        let k3s = k3s.map(find).transpose()?;
+        let k3s = k3s.map(program::find).transpose()?;
         let street = Street::open(&[net("192.168.77.254/24"), net("2001:db8:77::fe/64")])?;
         let directory = mkdtemp(&env::temp_dir().join("hepto-demo.XXXXXX"))
             .context("cannot make a directory for the demo's files")?;
@@ -218,6 +215,7 @@ cluster_key_file = {cluster:?}
     /// When it does not, or ends again and again.
     pub fn await_k3s(&mut self, progress: &Progress, interrupt: &Interrupt) -> anyhow::Result<()> {
         progress.step("waiting until k3s is ready in every home", self.homes.len());
+        let storage = self.directory.join("storage");
         self.await_each(K3S_PATIENCE, progress, interrupt, |neighbour, status| {
             let k3s = status
                 .k3s
@@ -227,11 +225,12 @@ cluster_key_file = {cluster:?}
                 return Ok(Outlook::Done(format!("k3s of {} is ready", neighbour.name)));
             }
             let detail = k3s.detail.as_deref().unwrap_or("no more is known");
+            let name = neighbour.name;
             ensure!(
                 u64::from(k3s.restarts) < K3S_RESTARTS,
-                "k3s of {} has ended {} times: {detail}",
-                neighbour.name,
-                k3s.restarts
+                "k3s of {name} has ended {} times: {detail}\n{}",
+                k3s.restarts,
+                program::last_words(&storage.join(name).join(name).join("log/k3s.log"))
             );
             Ok(Outlook::Lacking(format!("k3s is {}: {detail}", k3s.state)))
         })

@@ -38,6 +38,7 @@ const VARIABLES: &[(&str, &str, &str, Kind)] = &[
     ("service_cidrs", "cluster", "service_cidrs", Kind::List),
     ("mesh_port", "mesh", "port", Kind::Whole),
     ("mesh_ipv4", "mesh", "ipv4", Kind::Text),
+    ("mesh_addressing", "mesh", "addressing", Kind::Text),
     ("mesh_endpoints", "mesh", "endpoints", Kind::List),
     ("k3s_enabled", "k3s", "enabled", Kind::Truth),
     ("k3s_binary", "k3s", "binary", Kind::Text),

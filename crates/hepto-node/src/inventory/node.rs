@@ -45,6 +45,7 @@ const COMMON: &[&str] = &[
     "pod_cidrs",
     "service_cidrs",
     "mesh_ipv4",
+    "mesh_addressing",
 ];
 
 /// All nodes of an inventory, and their keys.

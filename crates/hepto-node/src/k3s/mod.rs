@@ -6,7 +6,7 @@
 
 pub mod acquire;
 pub mod argument;
-mod binary;
+pub mod binary;
 pub mod datastore;
 pub mod drain;
 mod environment;

@@ -46,6 +46,10 @@ pub fn fixed(config: &Config) -> Fixed {
         ("cluster.pod_cidrs", list(&cluster.pod_cidrs)),
         ("cluster.service_cidrs", list(&cluster.service_cidrs)),
         ("mesh.ipv4", cluster.prefixes.overlay_net_v4().to_string()),
+        (
+            "mesh.addressing",
+            cluster.prefixes.addressing().name().to_owned(),
+        ),
         ("node.name", config.node.name.to_string()),
         ("node.storage", path(&config.node.storage)),
         ("k3s.enabled", config.k3s.is_some().to_string()),

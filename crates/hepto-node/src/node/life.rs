@@ -341,10 +341,7 @@ impl<'a> Life<'a> {
     }
 
     fn on_notice(&mut self, notice: Notice) {
-        if let Notice::AnchorAnswers { .. } = notice {
-            self.notices
-                .retain(|_, notice| !matches!(notice, Notice::NoAnchorAnswers { .. }));
-        }
+        self.notices.retain(|_, held| !notice.ends(held));
         if !notice.is_problem() {
             return tracing::info!(code = notice.code(), "{notice}");
         }

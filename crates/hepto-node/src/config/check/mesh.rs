@@ -3,18 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use hepto_mesh::address::{PrefixError, Prefixes};
+use hepto_mesh::address::{Addressing, PrefixError, Prefixes};
 use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 
+use super::addressing::{addressing, beside_wesher, default_ipv4};
 use super::cluster::{DEFAULT_PORT, Identity};
 use super::network::is_reachable;
 use super::{Checking, Diagnostic, Refused, from_sentence, refuse_inner};
 use crate::config::file::{ClusterSection, MeshSection, NetworkSection, Text};
 use crate::config::{GOSSIP_PORT, Mesh};
-
-/// The overlay's IPv4 prefix where none is given.
-const DEFAULT_IPV4: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 44, 0, 0), 16);
 
 /// k3s's own defaults for IPv4.
 const DEFAULT_PODS_IPV4: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 42, 0, 0), 16);
@@ -36,8 +34,10 @@ pub(super) struct Plan {
 struct Inside {
     net: IpNet,
     noun: &'static str,
-    /// `section.key`; empty for the home's, which is not ours to change.
+    /// `section.key`; empty for what is not ours to change: the home's, and wesher's.
     key: &'static str,
+    /// What may stand in its place.
+    instead: Option<String>,
     /// Where it is written; `None` for a default.
     span: Option<Range<usize>>,
 }
@@ -90,12 +90,16 @@ pub(super) fn plan(
         }
         None => (None, None),
     };
+    let addressing = addressing(mesh, checking)?;
     let (ipv4, ipv4_text) = match ipv4 {
         Some((Some(IpNet::V4(net)), text)) => (net, Some(text)),
         Some((net, text)) => return wrong_family(net, text, "ipv4", "10.44.0.0/16", checking),
-        None => (DEFAULT_IPV4, None),
+        // It follows from that line then.
+        None => (default_ipv4(addressing), mesh.addressing.as_ref()),
     };
-    let prefixes = match Prefixes::new(&identity?.name, ula, ipv4) {
+    let planned =
+        Prefixes::new(&identity?.name, ula, ipv4).and_then(|plan| plan.with_addressing(addressing));
+    let prefixes = match planned {
         Ok(prefixes) => prefixes,
         Err(error) => {
             let text = if matches!(error, PrefixError::Ula(_)) {
@@ -120,21 +124,28 @@ pub(super) fn plan(
         noun,
         key,
         span,
+        instead: None,
     };
     let overlay_v6 = IpNet::V6(prefixes.overlay_net_v6());
+    let from_wesher = addressing == Addressing::Wesher;
+    let (overlay, ipv4_key) = match addressing {
+        Addressing::Hepto => ("the overlay", "mesh.ipv4"),
+        Addressing::Wesher => ("wesher", ""),
+    };
+    let beside = from_wesher.then(|| beside_wesher(&prefixes)).unzip();
     let mut networks = vec![
         inside(overlay_v6, "the overlay", "cluster.ula", span(ula_text)),
-        inside(IpNet::V4(ipv4), "the overlay", "mesh.ipv4", span(ipv4_text)),
+        inside(IpNet::V4(ipv4), overlay, ipv4_key, span(ipv4_text)),
     ];
-    let pods_key = "cluster.pod_cidrs";
-    networks.extend(
-        pods.iter()
-            .map(|(net, span)| inside(*net, "pods", pods_key, span.clone())),
-    );
-    let services_key = "cluster.service_cidrs";
-    let services_inside =
-        |(net, span): &(IpNet, _)| inside(*net, "services", services_key, Clone::clone(span));
-    networks.extend(services.iter().map(services_inside));
+    let mut within =
+        |pair: &[(IpNet, Option<Range<usize>>)], noun, key, instead: Option<String>| {
+            networks.extend(pair.iter().map(|(net, span)| Inside {
+                instead: instead.clone(),
+                ..inside(*net, noun, key, span.clone())
+            }));
+        };
+    within(&pods, "pods", "cluster.pod_cidrs", beside.0);
+    within(&services, "services", "cluster.service_cidrs", beside.1);
     let nets = |pair: &[(IpNet, _)]| pair.iter().map(|(net, _)| *net).collect::<Vec<IpNet>>();
     let (pods, services) = (nets(&pods), nets(&services));
     let prefixes = prefixes.with_inner(pods.iter().chain(&services).copied());
@@ -246,6 +257,7 @@ impl Plan {
                 noun: "your home",
                 key: "",
                 span: Some(text.span()),
+                instead: None,
             })
         };
         let homes: Vec<Inside> = network
@@ -291,11 +303,17 @@ fn report_overlap(one: &Inside, other: &Inside, checking: &mut Checking<'_>) {
     if let Some(span) = beside.span.clone().filter(|span| *span != place) {
         found = found.beside(span, "the other one");
     }
-    let (section, key) = changed.key.split_once('.').unwrap_or_default();
-    checking.report(found.fix(format!(
-        "give {} another private range, the same on all nodes: `{key}` in [{section}]",
-        changed.noun
-    )));
+    let fix = match (changed.key.split_once('.'), &changed.instead) {
+        (Some((section, _)), Some(line)) => {
+            format!("write `{line}` in [{section}], the same on all nodes")
+        }
+        (Some((section, key)), None) => format!(
+            "give {} another private range, the same on all nodes: `{key}` in [{section}]",
+            changed.noun
+        ),
+        (None, _) => "remove `addressing`, or give your home's network another range".into(),
+    };
+    checking.report(found.fix(fix));
 }
 
 pub(super) fn mesh(file: &MeshSection, checking: &mut Checking<'_>) -> Option<Mesh> {

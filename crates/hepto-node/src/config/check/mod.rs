@@ -1,5 +1,6 @@
 //! From [`File`] to [`Config`]: what the values mean, and every error of meaning at once.
 
+mod addressing;
 mod cluster;
 mod k3s;
 mod k3s_source;
@@ -84,6 +85,9 @@ fn config(path: &Path, file: &File, checking: &mut Checking<'_>) -> Option<Confi
         mesh::outside_overlay(&file.mesh, &plan.prefixes, checking);
     }
     let own_name = node.as_ref().map(|node| &node.name);
+    if let Some((name, plan)) = own_name.zip(plan.as_ref()) {
+        addressing::refuse_edge(&file.node, name, &plan.prefixes, checking);
+    }
     let keys = cluster::keys(
         &file.cluster,
         &file.k3s,

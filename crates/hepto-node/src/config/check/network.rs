@@ -91,7 +91,7 @@ fn interface_name(text: &Text, checking: &mut Checking<'_>) -> Option<String> {
     None
 }
 
-fn one_of<T: Copy>(
+pub(super) fn one_of<T: Copy>(
     text: &Text,
     key: &str,
     known: &[(&str, T)],

@@ -165,8 +165,7 @@ fn keys_of_later_versions_are_refused_and_never_ignored() {
     let home = Home::new()
         .edit("[network]", "[network]\nhost_link = true")
         .edit("addresses = [", "addresses = \"auto\" #")
-        .edit("[cluster]", "[cluster]\noperator = \"x\"")
-        .edit("[mesh]", "[mesh]\naddressing = \"wesher\"");
+        .edit("[cluster]", "[cluster]\noperator = \"x\"");
     insta::assert_snapshot!(home.said());
 }
 
@@ -219,6 +218,7 @@ fn every_code_has_a_snapshot() {
         .collect();
     let sources = [
         include_str!("mod.rs"),
+        include_str!("addressing.rs"),
         include_str!("cluster.rs"),
         include_str!("k3s.rs"),
         include_str!("mesh.rs"),

@@ -378,6 +378,48 @@ fn overlaps() {
 }
 
 #[test]
+fn wesher() {
+    let with = |more: &str| format!("[mesh]\naddressing = \"wesher\"\n{more}");
+    let cases = [
+        with(""),
+        with("ipv4 = \"10.0.0.0/12\""),
+        with("ipv4 = \"192.168.0.0/16\""),
+        "[mesh]\naddressing = \"Wesher\"".to_owned(),
+    ];
+    let edits: Vec<(&str, &str)> = cases.iter().map(|text| ("[mesh]", text.as_str())).collect();
+    // The name's hash ends in 0x00 and 0xff.
+    let edge = |name: &str| {
+        Home::new()
+            .edit("[mesh]", &with("ipv4 = \"172.31.7.0/24\""))
+            .edit("name = \"grumpy\"", &format!("name = \"{name}\""))
+            .edit("master = \"grumpy\"", &format!("master = \"{name}\""))
+            .said()
+    };
+    let all = [said_after(&edits), edge("dwarf137"), edge("dwarf464")];
+    insta::assert_snapshot!(all.join("\n\n--------\n\n"));
+}
+
+#[test]
+fn weshers_addresses_are_understood_and_what_is_advised_is_good() {
+    let networks = "pod_cidrs = [\"172.20.0.0/16\", \"fdbe:f14d:c41:100::/56\"]\n\
+        service_cidrs = [\"172.21.0.0/16\", \"fdbe:f14d:c41:200::/112\"]\n[mesh]\naddressing = \"wesher\"";
+    let home = Home::new().edit("[mesh]", networks);
+    let advised = Home::new().edit("[mesh]", "[mesh]\naddressing = \"wesher\"");
+    for line in networks.lines().take(2) {
+        let said = advised.said();
+        assert!(said.contains(&format!("write `{line}`")), "{said}");
+    }
+    assert_eq!(home.said(), "");
+    let (config, _) = home.check().expect("good");
+    let own = config
+        .cluster
+        .prefixes
+        .overlay_v4(&config.node.name, 0)
+        .to_string();
+    assert_eq!(own, "10.175.228.85", "FNV-1a of the name ends in afe455");
+}
+
+#[test]
 fn ports_and_endpoints() {
     insta::assert_snapshot!(said_after(&[
         ("[mesh]", "[mesh]\nport = 0"),
