@@ -7,8 +7,8 @@
 //! What it never does: choose peers, start a first handshake by itself, name hosts, touch addresses, routes or links.
 //! All of that is told to it ([`Tunnel::set_peer`], [`Tunnel::handshake`]) or done elsewhere.
 //!
-//! Start reading at [`tunnel`], then `tx` and `rx`, then [`offload`], which is why it is fast. `protocol` is the only file
-//! that knows boringtun.
+//! Start reading at [`tunnel`], then `tx` and `rx`, then [`offload`], which is why it is fast. `protocol` and its parts
+//! alone know boringtun.
 
 pub mod counter;
 pub mod error;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use hepto_tunnel::Options;
 
 use crate::home::{Home, MTU, Node, PSK, Raise, SOON, homes, receive, wait};
-use crate::session::{initiation_of_a_stranger, lost_on_the_way};
+use crate::session::{initiation_of_a_stranger, renewed_without_loss};
 
 mod other;
 
@@ -92,31 +92,8 @@ fn we_answer_the_others_handshake() {
 #[test]
 fn sessions_are_renewed_without_losing_a_packet() {
     let (node, mut other) = ends();
-    let endpoint = "192.0.2.2:51820".parse().expect("an address");
     node.connect(2, "192.0.2.2:51820");
-    let near = || node.home.udp("10.44.0.1:0");
-    let far = || other.home.udp("10.44.0.2:0");
-    let (there, back) = ((near(), far()), (far(), near()));
-    let ends = AtomicBool::new(false);
-    let renewed = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| {
-            let (mut count, mut last) = (0, Duration::MAX);
-            while !ends.load(Ordering::Relaxed) {
-                node.tunnel.handshake(&crate::home::public(2), endpoint);
-                let age = node.report(2).last_handshake.unwrap_or(Duration::MAX);
-                count += u32::from(age < last);
-                last = age;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            count
-        });
-        let raise = Raise(&ends);
-        let other = scope.spawn(|| lost_on_the_way(&back.0, &back.1, 4000));
-        assert_eq!(lost_on_the_way(&there.0, &there.1, 4000), []);
-        assert_eq!(other.join().expect("it counts"), []);
-        drop(raise);
-        watch.join().expect("it counts")
-    });
+    let renewed = renewed_without_loss(&node, 2, "192.0.2.2:51820", &other.home);
     assert!(renewed >= 2, "{renewed} new sessions in four seconds");
     talk(&node, &other);
     assert_ne!(other.show("latest-handshakes"), "0");

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use hepto_tunnel::Options;
 
 use crate::home::{
-    NOT_SOON, Node, PSK, Raise, SOON, config, homes, pair, public, receive, strangers, told, wait,
+    Home, NOT_SOON, Node, PSK, Raise, SOON, config, homes, pair, public, receive, strangers, told,
+    wait,
 };
 
 #[test]
@@ -345,7 +346,7 @@ fn a_flood_with_a_valid_cookie_is_limited_and_locks_no_peer_out() {
 }
 
 /// Numbered datagrams, one a millisecond; the numbers that did not arrive.
-pub fn lost_on_the_way(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32> {
+fn lost_on_the_way(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32> {
     let target = to.local_addr().expect("bound");
     to.set_read_timeout(Some(Duration::from_secs(2)))
         .expect("a timeout");
@@ -366,6 +367,35 @@ pub fn lost_on_the_way(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32>
     })
 }
 
+/// Sends four seconds of numbered datagrams both ways between `node` and `other`, at `far` and `endpoint`, while `node`
+/// asks for a new session again and again. Returns how many it got; none of the datagrams may be lost.
+pub fn renewed_without_loss(node: &Node, other: u8, endpoint: &str, far: &Home) -> u32 {
+    let endpoint = endpoint.parse().expect("an address and port");
+    let inner = |home: &Home, number: u8| home.udp(&format!("10.44.0.{number}:0"));
+    let (near, far) = (|| inner(&node.home, node.number), || inner(far, other));
+    let (there, back) = ((near(), far()), (far(), near()));
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let renewals = scope.spawn(|| {
+            let (mut count, mut last) = (0, Duration::MAX);
+            while !ends.load(Ordering::Relaxed) {
+                node.tunnel.handshake(&public(other), endpoint);
+                let age = node.report(other).last_handshake.unwrap_or(Duration::MAX);
+                count += u32::from(age < last);
+                last = age;
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            count
+        });
+        let raise = Raise(&ends);
+        let reverse = scope.spawn(|| lost_on_the_way(&back.0, &back.1, 4000));
+        assert_eq!(lost_on_the_way(&there.0, &there.1, 4000), []);
+        assert_eq!(reverse.join().expect("it counts"), []);
+        drop(raise);
+        renewals.join().expect("it counts")
+    })
+}
+
 #[test]
 fn rekeying_under_load_loses_no_packet() {
     let (a, b) = homes();
@@ -375,30 +405,8 @@ fn rekeying_under_load_loses_no_packet() {
     b.know(1, PSK);
     a.connect(2, "192.0.2.2:51820");
     assert!(a.reaches(&b, SOON) && b.reaches(&a, SOON));
-    let inner = |node: &Node| node.home.udp(&format!("10.44.0.{}:0", node.number));
-    let (there, back) = ((inner(&a), inner(&b)), (inner(&b), inner(&a)));
-    let ends = AtomicBool::new(false);
-    let renewed = std::thread::scope(|scope| {
-        let renewals = scope.spawn(|| {
-            // Both sides renew, also at once.
-            let (mut count, mut last) = (0, Duration::MAX);
-            while !ends.load(Ordering::Relaxed) {
-                b.tunnel
-                    .handshake(&public(1), "192.0.2.1:51820".parse().expect("an address"));
-                let age = b.report(1).last_handshake.unwrap_or(Duration::MAX);
-                count += u32::from(age < last);
-                last = age;
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            count
-        });
-        let raise = Raise(&ends);
-        let other = scope.spawn(|| lost_on_the_way(&back.0, &back.1, 4000));
-        assert_eq!(lost_on_the_way(&there.0, &there.1, 4000), []);
-        assert_eq!(other.join().expect("it counts"), []);
-        drop(raise);
-        renewals.join().expect("it counts")
-    });
+    // Both sides renew, also at once.
+    let renewed = renewed_without_loss(&b, 1, "192.0.2.1:51820", &a.home);
     assert!(renewed >= 3, "{renewed} new sessions in four seconds");
 }
 
