@@ -8,7 +8,8 @@
 //! the machine that built it; with `--target x86_64-unknown-linux-musl` it runs on any kernel that is to be tried. There:
 //! `modprobe wireguard; HEPTO_INTEROP_PEER=kernel ./tunnel-… interop::`; without `interop::`, all that tunnels promise.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -118,6 +119,53 @@ fn the_other_follows_us_when_we_move() {
         other.show("endpoints") == "192.0.2.101:51820"
     });
     talk(&node, &other);
+}
+
+/// Sends a stream between the two, to `target`, and lets the other move in its middle.
+///
+/// wireguard-go goes on to send from the address that it was spoken to at, and forgets it on EINVAL; but the kernel says
+/// ENETUNREACH when that address is gone, so it is mute for 15 s, until it tries a new handshake. Its owner, who tells it
+/// our endpoint anew, shortens that.
+fn move_amid_a_stream(node: &Node, other: &mut Other, (from, to): (&Home, &Home), target: &str) {
+    const HALF: usize = 4_000_000;
+    let listener = to.run(|| TcpListener::bind(target).expect("a port"));
+    let address = listener.local_addr().expect("bound");
+    let mut near = from.run(|| TcpStream::connect(address).expect("a connection"));
+    let (mut far, _) = listener.accept().expect("the connection");
+    far.set_read_timeout(Some(SOON)).expect("a timeout");
+    near.set_write_timeout(Some(SOON)).expect("a timeout");
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            near.write_all(&[7; HALF]).expect("the first half");
+            near.write_all(&[8; HALF]).expect("the second half");
+        });
+        let mut half = vec![0; HALF];
+        far.read_exact(&mut half).expect("the first half arrives");
+        move_house(&other.home, 2, 102);
+        other.know("endpoint 192.0.2.1:51820 persistent-keepalive 1");
+        half.clear();
+        far.read_to_end(&mut half).expect("the second half arrives");
+        assert!(half.len() == HALF && half.iter().all(|byte| *byte == 8));
+    });
+    wait("us to follow", SOON, || {
+        node.report(2).endpoint == "192.0.2.102:51820".parse().ok()
+    });
+}
+
+#[test]
+fn we_follow_the_other_when_it_moves_in_the_middle_of_a_stream() {
+    for target in ["10.44.0.1:0", "10.44.0.2:0"] {
+        let (node, mut other) = ends();
+        let (ours, its) = (node.home.clone(), other.home.clone());
+        node.connect(2, "192.0.2.2:51820");
+        let way = if target == "10.44.0.1:0" {
+            (&its, &ours)
+        } else {
+            (&ours, &its)
+        };
+        move_amid_a_stream(&node, &mut other, way, target);
+        talk(&node, &other);
+    }
 }
 
 #[test]
