@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use hepto_tests::{Node, isolated, isolated_for, until};
+use hepto_tests::{Lab, Node, Recipe, isolated, isolated_for, until};
 
-use crate::{SOON, control, end, k3s, pid_in, reaches, server, starts};
+use crate::{PROGRAM, SOON, control, end, k3s, pid_in, reaches, server, starts, with_k3s};
 
 fn reloaded(node: &Node) {
     let output = node.ask(&["reload", "--wait"]);
@@ -42,6 +42,30 @@ fn a_reload_leaves_k3s_and_its_pods_alone() {
             (1, pod, process)
         );
         end(node);
+    });
+}
+
+/// Each reload of one finds the other in the middle of finding it again.
+#[test]
+fn a_server_and_its_agent_are_reloaded_in_quick_turn() {
+    isolated_for(4 * SOON, || {
+        let lab = Lab::new(PROGRAM);
+        let nodes = [(1, "mars"), (2, "venus")].map(|(number, name)| {
+            let recipe = Recipe {
+                master: "mars".to_owned(),
+                ..lab.recipe(number, name)
+            };
+            let mut node = lab.node(&lab.home(number), with_k3s(recipe));
+            node.start();
+            node
+        });
+        let pids = || [0, 1].map(|node: usize| reaches(&nodes[node], "ready")["pid"].clone());
+        let before = pids();
+        for _ in 0..4 {
+            nodes.iter().for_each(reloaded);
+        }
+        assert_eq!((pids(), nodes.each_ref().map(starts)), (before, [1, 1]));
+        nodes.into_iter().rev().for_each(end);
     });
 }
 

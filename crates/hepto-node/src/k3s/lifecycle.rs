@@ -239,8 +239,8 @@ impl Lifecycle {
             Stage::Ending(ending) => ending.kill,
             Stage::Running(running) => {
                 let probe = match running.probe {
-                    Probe::Due(at) => Some(at),
-                    Probe::Early | Probe::Out => None,
+                    Probe::Due(at) if !self.awaits_master() => Some(at),
+                    Probe::Due(_) | Probe::Early | Probe::Out => None,
                 };
                 probe.into_iter().chain(running.stall).min()
             }
@@ -251,6 +251,7 @@ impl Lifecycle {
     /// Does what is due at `now`; too early a call changes nothing.
     pub fn handle_timeout(&mut self, now: Instant) {
         let before = self.state();
+        let awaits_master = self.awaits_master();
         match &mut self.stage {
             Stage::Backoff { until } if *until <= now => {
                 self.stage = Stage::MeshUp;
@@ -261,7 +262,7 @@ impl Lifecycle {
                 self.actions.push_back(Action::End { kill: true });
             }
             Stage::Running(running) => {
-                if matches!(running.probe, Probe::Due(at) if at <= now) {
+                if matches!(running.probe, Probe::Due(at) if at <= now && !awaits_master) {
                     running.probe = Probe::Out;
                     self.actions.push_back(Action::Probe { pid: running.pid });
                 }
@@ -303,6 +304,12 @@ impl Lifecycle {
             Stage::Stopping => State::Stopping,
             Stage::Stopped => State::Stopped,
         }
+    }
+
+    /// Whether an agent's node cannot be ready, since its master is no live peer: a question now would wait in the kernel
+    /// for a second and more after the session is there. One that was ready is asked all the same, for its kubelet.
+    pub fn awaits_master(&self) -> bool {
+        self.role == Role::Agent && !self.master_live && self.state() == State::Joining
     }
 
     /// When the state last changed.

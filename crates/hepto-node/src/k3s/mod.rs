@@ -257,7 +257,7 @@ impl Supervisor {
         let now = Instant::now();
         let state = self.machine.state();
         let waiting_for = match state {
-            State::MeshUp => Some(format!(
+            state if state == State::MeshUp || self.machine.awaits_master() => Some(format!(
                 "the master {} to be a live peer",
                 self.settings.arguments.master
             )),
@@ -385,11 +385,12 @@ impl Supervisor {
                     self.probe = Some((pid, ready::probe(self.target(), self.enter.clone())));
                 }
                 Some(Action::Stalled) => {
+                    let missing = match self.machine.awaits_master() {
+                        true => Some("the master is no live peer"),
+                        false => self.machine.last_error(),
+                    };
                     tracing::warn!(
-                        missing = self
-                            .machine
-                            .last_error()
-                            .unwrap_or("k3s has not said READY"),
+                        missing = missing.unwrap_or("k3s has not said READY"),
                         "k3s is not ready yet; look at {LOG} with `hepto-node exec -- tail {LOG}`"
                     );
                 }

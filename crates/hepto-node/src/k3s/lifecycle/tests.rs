@@ -250,6 +250,24 @@ fn an_adopted_k3s_is_not_started_again() {
 }
 
 #[test]
+fn an_adopted_agent_is_asked_as_soon_as_its_master_is_a_live_peer_and_not_before() {
+    let mut world = World::new(Role::Agent);
+    world.event(Event::Spawned { pid: 41 });
+    world.event(Event::Prepared);
+    world.event(Event::Notified);
+    assert!(world.machine.awaits_master());
+    // The operator hears of it, as of all that takes long.
+    assert_eq!(world.pass(3600 * SECOND), [Action::Stalled]);
+    world.event(Event::Master { live: true });
+    assert_eq!(world.pass(Duration::ZERO), [Action::Probe { pid: 41 }]);
+    let result = Ok(());
+    world.event(Event::Probed { pid: 41, result });
+    // Once it is ready, its kubelet is asked whatever becomes of the master.
+    world.event(Event::Master { live: false });
+    assert_eq!(world.pass(10 * SECOND), [Action::Probe { pid: 41 }]);
+}
+
+#[test]
 fn a_k3s_found_only_after_the_start_was_asked_for_is_adopted_all_the_same() {
     let mut world = World::new(Role::Server);
     assert_eq!(world.event(Event::Prepared), [Action::Spawn]);
