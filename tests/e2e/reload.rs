@@ -181,6 +181,36 @@ fn a_program_that_cannot_run_is_refused_and_the_node_goes_on() {
     });
 }
 
+#[test]
+fn a_program_that_ends_once_it_was_executed_is_told_of_and_the_earlier_one_takes_over() {
+    isolated(|| {
+        let (_lab, mut nodes, program) = pair();
+        let good = fs::read(&program).expect("the program");
+        let (_, namespace, link) = lasting(&nodes[1]);
+        replace_file(
+            &program,
+            b"#!/bin/sh\n[ $1 = config ] && exec echo hepto-node 9.9.9\nexit 1\n",
+        );
+        let mut command = nodes[0].command(&["reload", "--wait", "--config"]);
+        command.arg(&nodes[1].config).stderr(Stdio::piped());
+        let child = nodes[1].home().space().spawn(&mut command);
+        let output = child.expect("hepto-node starts").wait_with_output();
+        let said =
+            String::from_utf8_lossy(&output.expect("the process is ours").stderr).into_owned();
+        assert!(said.contains("E-RELOAD-FAILED"), "{said}");
+        assert_eq!(nodes[1].end(SOON).code(), Some(1));
+        replace_file(&program, &good);
+        nodes[1].start();
+        Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), SOON);
+        let (_, again, tunnel) = lasting(&nodes[1]);
+        assert_eq!(
+            (again, tunnel),
+            (namespace, link),
+            "all was as it had left it"
+        );
+    });
+}
+
 /// Changes a node's config file.
 fn edit(node: &Node, from: &str, to: &str) {
     let text = fs::read_to_string(&node.config).expect("the config file");
