@@ -1,5 +1,6 @@
 //! The one setting of the host's own interface that its owner may allow to be changed.
 
+use std::fs;
 use std::path::Path;
 
 use hepto_net::ethtool::{Ethtool, Feature, UDP_GRO_FORWARDING};
@@ -71,6 +72,29 @@ fn nobody_who_did_not_ask_is_tuned() {
         let mut network = open(settings()).await;
         assert!(!text(&converge(&mut network).await.steps).contains("parent:"));
         assert_eq!((feature(), network.tuning()), (Feature::Off, None));
+        close(network).await;
+    });
+}
+
+#[test]
+fn a_refusal_is_told_and_fails_nothing() {
+    isolated("tune::a_refusal_is_told_and_fails_nothing", || async {
+        wire();
+        // Without a note nothing may be changed.
+        fs::write("/run/hepto.tune", "no folder").unwrap();
+        let mut network = open(tuned()).await;
+        assert!(text(&converge(&mut network).await.steps).contains(STEP));
+        let refused = network.tuning();
+        assert!(
+            matches!(&refused, Some(Tuning::Refused(why)) if !why.is_empty()),
+            "{refused:?}"
+        );
+        assert!(
+            converge(&mut network).await.steps.is_empty(),
+            "all else stands, and nobody asks again"
+        );
+        assert_eq!(feature(), Feature::Off);
+        fs::remove_file("/run/hepto.tune").unwrap();
         close(network).await;
     });
 }

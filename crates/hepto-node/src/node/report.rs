@@ -291,3 +291,30 @@ fn refused(report: &Report, tunnel: &Counters) -> BTreeMap<String, u64> {
         .map(|(reason, count)| (reason.to_string(), count))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every link of a kernel since Linux 5.12 has the feature, so no link here can show it.
+    #[test]
+    fn a_parent_that_cannot_be_tuned_is_told_of() {
+        for (state, word, why) in [
+            (Tuning::Absent, "absent", "has no such feature"),
+            (Tuning::Refused("not today".into()), "refused", "not today"),
+        ] {
+            assert_eq!(tuning(&state), word);
+            let problem = untuned("eth0", &state).expect("a problem");
+            assert_eq!(problem.code, "W-NET-TUNE");
+            assert!(problem.what.contains("eth0") && problem.what.contains(why));
+            assert!(
+                problem
+                    .fix
+                    .is_some_and(|fix| fix.contains("network.tune_host"))
+            );
+        }
+        for state in [Tuning::Off, Tuning::Owner, Tuning::Unheld, Tuning::On] {
+            assert!(untuned("eth0", &state).is_none());
+        }
+    }
+}
