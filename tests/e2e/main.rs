@@ -18,6 +18,7 @@ mod meet;
 mod metrics;
 mod preflight;
 mod reload;
+mod renumber;
 mod restart;
 mod scan;
 mod secret;

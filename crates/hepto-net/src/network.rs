@@ -299,7 +299,7 @@ impl Network {
             marker,
             ..
         } = &self.settings;
-        let auto = uplink.addresses.is_empty();
+        let auto = uplink.auto;
         let possible = |address: IpAddr| self.ipv6 || address.is_ipv4();
         let nets = |nets: &[IpNet]| {
             nets.iter()

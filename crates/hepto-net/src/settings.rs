@@ -39,8 +39,10 @@ pub struct Uplink {
     /// The smallest MTU on the path between two nodes, in bytes. Above the parent's it is refused; from 1280 to 1359
     /// the uplink itself gets it, so that outer packets are fragmented here; else the uplink has its parent's.
     pub mtu: Option<u32>,
-    /// The node's own addresses with their prefix lengths. None: taken from router advertisements.
+    /// The node's own addresses with their prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Take IPv6 addresses and default routers from router advertisements, beside those.
+    pub auto: bool,
     /// Default routers, in order of preference within a family.
     pub gateways: Vec<Gateway>,
     /// Whether the parent, which is the host's, may be told to forward joined UDP datagrams; undone at the end.

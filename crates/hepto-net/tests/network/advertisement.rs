@@ -58,13 +58,14 @@ fn advertise(prefix: &str, router: u16, preferred: u32) {
 }
 
 #[test]
-fn without_addresses_a_routers_advertisements_are_followed() {
+fn where_it_is_asked_for_a_routers_advertisements_are_followed() {
     isolated(
-        "advertisement::without_addresses_a_routers_advertisements_are_followed",
+        "advertisement::where_it_is_asked_for_a_routers_advertisements_are_followed",
         async || {
             wire();
             let mut settings = settings();
             (settings.uplink.addresses, settings.uplink.gateways) = (vec![], vec![]);
+            settings.uplink.auto = true;
             let mut network = open(settings).await;
             converge(&mut network).await;
             assert_eq!(text(&converge(&mut network).await.steps), "");

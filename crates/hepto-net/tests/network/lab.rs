@@ -127,6 +127,7 @@ pub fn settings() -> Settings {
             mac: Some(hepto_net::address::mac_for("acides", "mars")),
             mtu: Some(1400),
             addresses: nets(&["192.0.2.1/24", "2001:db8::1/64"]),
+            auto: false,
             gateways: vec![
                 gateway("192.0.2.254", false),
                 gateway("2001:db8::ffff", false),

@@ -61,7 +61,8 @@ pub struct NetworkSection {
     pub interface: Option<Text>,
     /// `ipvlan` or `macvlan`.
     pub mode: Option<Text>,
-    /// Addresses with their prefixes.
+    /// Addresses with their prefixes, `auto` among them; the word alone is a list of it.
+    #[serde(default, deserialize_with = "list_or_auto")]
     pub addresses: Option<Vec<Text>>,
     /// Default gateways.
     pub gateways: Option<Vec<Spanned<GatewayValue>>>,
@@ -221,6 +222,36 @@ impl<'de> Deserialize<'de> for BandwidthValue {
         }
         deserializer.deserialize_any(Either)
     }
+}
+
+/// The word of `network.addresses` for what routers announce.
+pub const AUTO: &str = "auto";
+
+fn list_or_auto<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Text>>, D::Error> {
+    struct Either;
+    impl<'de> Visitor<'de> for Either {
+        type Value = Vec<Text>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a sequence")
+        }
+
+        fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
+            match word {
+                AUTO => Ok(vec![Spanned::new(0..0, word.to_owned())]),
+                other => Err(E::invalid_type(de::Unexpected::Str(other), &self)),
+            }
+        }
+
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut texts = Vec::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts)
+        }
+    }
+    deserializer.deserialize_any(Either).map(Some)
 }
 
 /// One of `network.gateways`: an address, or `{ via = "…", onlink = true }`.

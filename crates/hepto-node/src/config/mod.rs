@@ -87,8 +87,10 @@ pub struct Network {
     pub interface: String,
     /// How the uplink is made from it.
     pub mode: Mode,
-    /// At least one; none is the host's own, a duplicate, or of no use.
+    /// At least one, or `auto`; none is the host's own, a duplicate, or of no use.
     pub addresses: Vec<IpNet>,
+    /// Whether IPv6 addresses and routers come from router advertisements, beside those.
+    pub auto: bool,
     /// At most one a family, each of a family that has an address.
     pub gateways: Vec<Gateway>,
     /// Resolvers; empty: the host's.

@@ -243,8 +243,8 @@ fn not_a_section(name: &str, kind: &str, span: Range<usize>) -> Diagnostic {
 }
 
 fn unknown_keys(section: &str, known: &[&str], table: &DeTable<'_>) -> Vec<(String, Diagnostic)> {
-    let refused = table.iter().filter_map(|(key, value)| {
-        let found = refuse_key(section, known, key.get_ref(), key.span(), value.get_ref())?;
+    let refused = table.iter().filter_map(|(key, _)| {
+        let found = refuse_key(section, known, key.get_ref(), key.span())?;
         Some((key.get_ref().to_string(), found))
     });
     refused.collect()
@@ -293,19 +293,10 @@ fn unknown_section(
     }
 }
 
-fn refuse_key(
-    section: &str,
-    known: &[&str],
-    name: &str,
-    span: Range<usize>,
-    value: &DeValue<'_>,
-) -> Option<Diagnostic> {
-    if let Some(sentence) = later(section, Some((name, value))) {
+fn refuse_key(section: &str, known: &[&str], name: &str, span: Range<usize>) -> Option<Diagnostic> {
+    if let Some(sentence) = later(section, Some(name)) {
         let found = Diagnostic::error("E-CONFIG-LATER", sentence).at(span);
-        return Some(found.fix(match (section, name) {
-            ("network", "addresses") => "write the addresses with their prefixes, as in `addresses = [\"2001:db8:1::1/64\"]`".to_owned(),
-            _ => format!("remove `{name}`"),
-        }));
+        return Some(found.fix(format!("remove `{name}`")));
     }
     if known.contains(&name) {
         return None;
@@ -328,11 +319,8 @@ fn refuse_key(
 }
 
 /// Sections, keys and values that the design names and this version does not have: never silently accepted.
-fn later(section: &str, key: Option<(&str, &DeValue<'_>)>) -> Option<&'static str> {
-    Some(match (section, key.map(|(name, _)| name)) {
-        ("network", Some("addresses")) if key?.1.as_str() == Some("auto") => {
-            "this version cannot take addresses from router advertisements yet"
-        }
+fn later(section: &str, key: Option<&str>) -> Option<&'static str> {
+    Some(match (section, key) {
         ("network", Some("host_link")) => "this version has no link between host and node yet",
         ("cluster", Some("operator")) => "this version knows no operator's key yet",
         _ => return None,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::file::AUTO;
 use super::{Anchor, Config, FirewallMode, Gateway, Mode, OpenPort, Protocol, quantity};
 use crate::k3s::acquire::{Archive, Source};
 
@@ -216,7 +217,12 @@ fn network(network: &super::Network) -> Network {
             Mode::Ipvlan => "ipvlan",
             Mode::Macvlan => "macvlan",
         },
-        addresses: network.addresses.iter().map(ToString::to_string).collect(),
+        addresses: network
+            .auto
+            .then(|| AUTO.to_owned())
+            .into_iter()
+            .chain(network.addresses.iter().map(ToString::to_string))
+            .collect(),
         gateways: network.gateways.iter().map(gateway).collect(),
         dns: network.dns.clone(),
         mtu: network.mtu,

@@ -71,6 +71,8 @@ pub(super) struct Life<'a> {
     pub(super) snapshots: Snapshots,
     /// What needs a person, by its text.
     pub(super) notices: BTreeMap<String, Notice>,
+    /// The uplink's addresses that can be used now.
+    pub(super) usable: Vec<IpAddr>,
     /// Own addresses that another machine has.
     pub(super) duplicates: BTreeSet<IpAddr>,
     pub(super) attempt: u8,
@@ -129,6 +131,7 @@ impl<'a> Life<'a> {
             qualities: Qualities::open(&network.entry(), settings::OVERLAY_LINK),
             snapshots: Snapshots::start(config, network.entry())?,
             notices: BTreeMap::new(),
+            usable: Vec::new(),
             duplicates: BTreeSet::new(),
             attempt: *attempt,
             hosts: String::new(),
@@ -283,6 +286,7 @@ impl<'a> Life<'a> {
             NetworkEvent::Addresses(addresses) => {
                 // Peers hear from the new addresses at once, not at the next keepalive.
                 self.tunnel.moved();
+                self.usable.clone_from(&addresses);
                 self.mesh.command(Command::Addresses(addresses));
             }
             NetworkEvent::PodRoutes(routes) => {

@@ -1,6 +1,8 @@
 //! What `status` and `peers` say, from what the parts know.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +10,7 @@ use hepto_mesh::core::{self, AnchorState, GossipState};
 use hepto_mesh::driver::Report;
 use hepto_net::{Shaped, Tuning, UplinkState};
 use hepto_tunnel::{Counters, Offload, PeerReport};
+use ipnet::IpNet;
 
 use super::life::Life;
 use super::{limits, pause};
@@ -15,6 +18,9 @@ use crate::config::{Config, FirewallMode, Mode};
 use crate::status::{
     AnchorStatus, MeshStatus, NetworkStatus, PeerStatus, Problem, Status, UplinkStatus,
 };
+
+/// Routers answer who asks within half a second (RFC 4861 §6.2.6), after duplicate address detection, and before another.
+const ROUTERS: Duration = Duration::from_secs(10);
 
 impl Life<'_> {
     /// The whole report. `report` is what the mesh's thread answered, `shaped` what the kernel counted.
@@ -39,7 +45,7 @@ impl Life<'_> {
             network: NetworkStatus {
                 namespace: self.config.namespace(),
                 uplink,
-                addresses: self.config.network.addresses.clone(),
+                addresses: self.uplink_addresses(),
                 firewall: if self.config.network.firewall == FirewallMode::On {
                     "on"
                 } else {
@@ -63,6 +69,18 @@ impl Life<'_> {
             snapshot: self.snapshots.report(self.config),
             problems,
         }
+    }
+
+    /// Those of the config, and what routers gave: always with a prefix of 64 bits (RFC 4862).
+    fn uplink_addresses(&self) -> Vec<IpNet> {
+        let network = &self.config.network;
+        let written = |address: &IpAddr| network.addresses.iter().any(|net| net.addr() == *address);
+        let given = self
+            .usable
+            .iter()
+            .filter(|address| address.is_ipv6() && !written(address));
+        let given = given.filter_map(|address| IpNet::new(*address, 64).ok());
+        network.addresses.iter().copied().chain(given).collect()
     }
 
     fn problems(&self, report: &Report, uplink: &UplinkStatus) -> Vec<Problem> {
@@ -113,6 +131,18 @@ impl Life<'_> {
             ),
             fix: Some("hepto-node resume".into()),
         }));
+        let served = self.usable.iter().any(IpAddr::is_ipv6);
+        if self.config.network.auto
+            && !served
+            && uplink.state == "up"
+            && self.started.elapsed() > ROUTERS
+        {
+            problems.push(Problem {
+                code: "W-NET-AUTO".into(),
+                what: format!("no router on {}'s network gives the node an IPv6 address", uplink.parent),
+                fix: Some("turn on IPv6 with router advertisements in your router, or write the node's addresses into network.addresses".into()),
+            });
+        }
         match uplink.state.as_str() {
             "waiting" => problems.push(Problem {
                 code: "W-NET-PARENT-ABSENT".into(),

@@ -34,6 +34,7 @@ pub fn network(config: &Config, attempt: u8) -> Settings {
             mac: (kind == UplinkKind::Macvlan).then(|| hepto_net::address::mac_for(cluster, node)),
             mtu: Some(config.network.mtu.into()),
             addresses: config.network.addresses.clone(),
+            auto: config.network.auto,
             gateways: config
                 .network
                 .gateways

@@ -20,6 +20,8 @@ use crate::secret::SystemRandom;
 const RESOLUTION: Duration = Duration::from_millis(3_800);
 /// Duplicate address detection takes 1.1 to 1.5 s.
 const DETECTION: Duration = Duration::from_millis(2_500);
+/// Twice that, and a router's answer between.
+const ADVERTISEMENT: Duration = Duration::from_secs(6);
 /// How long a resolver may take, for each of [`TRIES`].
 const ANSWER: Duration = Duration::from_millis(1_200);
 const TRIES: usize = 3;
@@ -75,7 +77,7 @@ async fn try_uplink(config: &Config, network: &mut Network) -> Vec<Finding> {
         },
         Err(error) => return vec![Finding::fault("uplink.make", error.into())],
     };
-    let duplicates = duplicates(network).await;
+    let duplicates = duplicates(network, config.network.auto).await;
     found.push(match duplicates.as_slice() {
         [] => Finding::ok(
             "uplink.addresses",
@@ -93,8 +95,9 @@ async fn try_uplink(config: &Config, network: &mut Network) -> Vec<Finding> {
 }
 
 /// The addresses that the kernel refused as another machine's.
-async fn duplicates(network: &mut Network) -> Vec<IpAddr> {
-    let until = tokio::time::Instant::now() + DETECTION;
+async fn duplicates(network: &mut Network, auto: bool) -> Vec<IpAddr> {
+    let patience = if auto { ADVERTISEMENT } else { DETECTION };
+    let until = tokio::time::Instant::now() + patience;
     let mut found = Vec::new();
     while let Ok(Ok(event)) = tokio::time::timeout_at(until, network.event()).await {
         if let Event::DuplicateAddress(address) = event {
@@ -118,7 +121,9 @@ async fn ask(config: &Config, entry: &Entry) -> Vec<Finding> {
     };
     let families: Vec<bool> = [true, false]
         .into_iter()
-        .filter(|v6| gateways.iter().any(|gateway| gateway.is_ipv6() == *v6))
+        .filter(|v6| {
+            *v6 && config.network.auto || gateways.iter().any(|gateway| gateway.is_ipv6() == *v6)
+        })
         .collect();
     let asked = entry
         .spawn(move || {

@@ -10,7 +10,7 @@ pub struct NetworkStatus {
     pub namespace: String,
     /// The link to the host's interface.
     pub uplink: UplinkStatus,
-    /// The configured addresses.
+    /// The configured addresses, and those that routers gave.
     pub addresses: Vec<IpNet>,
     /// The firewall: `on` or `off`.
     pub firewall: String,

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{Checking, Diagnostic, addresses_of, refuse_inner};
-use crate::config::file::{GatewayValue, NetworkSection, Text};
+use crate::config::file::{AUTO, GatewayValue, NetworkSection, Text};
 use crate::config::{
     FirewallMode, GOSSIP_PORT, Gateway, Mode, Network, OpenPort, Protocol, SNAPSHOT_PORT,
 };
@@ -52,6 +52,7 @@ pub(super) fn network(file: &NetworkSection, checking: &mut Checking<'_>) -> Opt
         interface: interface?,
         mode: mode?,
         addresses,
+        auto: is_auto(file),
         gateways,
         dns,
         mtu: mtu?,
@@ -125,12 +126,18 @@ fn firewall(text: &Text, checking: &mut Checking<'_>) -> Option<FirewallMode> {
     Some(mode)
 }
 
+/// Whether routers' advertisements are followed.
+fn is_auto(file: &NetworkSection) -> bool {
+    let mut texts = file.addresses.iter().flatten();
+    texts.any(|text| text.get_ref() == AUTO)
+}
+
 fn addresses(file: &NetworkSection, checking: &mut Checking<'_>) -> Vec<IpNet> {
     let Some(texts) = checking.required("network", "addresses", file.addresses.as_ref()) else {
         return Vec::new();
     };
     let mut good: Vec<(IpNet, &Text)> = Vec::new();
-    for text in texts {
+    for text in texts.iter().filter(|text| text.get_ref() != AUTO) {
         let Some(net) = address(text, checking) else {
             continue;
         };
@@ -244,7 +251,9 @@ fn gateways(
             None => good.push((gateway, text)),
         }
     }
+    let alone = is_auto(file) && addresses.iter().all(|net| net.addr().is_ipv6());
     if file.gateways.as_ref().is_none_or(Vec::is_empty)
+        && !alone
         && !checking.was_wrong("network", "gateways")
     {
         let what = "the node has no gateway: it reaches nothing beyond its own network";
@@ -274,11 +283,10 @@ fn gateway(
         return None;
     };
     // Some addresses may be missing here because they are wrong, and are reported: say nothing that follows from it.
-    let all_good = file
-        .addresses
-        .as_ref()
-        .is_some_and(|texts| texts.len() == addresses.len())
-        && !checking.was_wrong("network", "addresses");
+    let all_good = file.addresses.as_ref().is_some_and(|texts| {
+        let written = texts.iter().filter(|text| text.get_ref() != AUTO);
+        written.count() == addresses.len()
+    }) && !checking.was_wrong("network", "addresses");
     let mut own = addresses
         .iter()
         .filter(|net| net.addr().is_ipv6() == via.is_ipv6())
@@ -293,6 +301,14 @@ fn gateway(
     } else if via.is_unspecified() || via.is_loopback() || via.is_multicast() {
         Diagnostic::error("E-NET-GW-FORM", format!("{via} cannot be a gateway"))
             .fix("write your router's address")
+    } else if is_auto(file) && via.is_ipv6() {
+        Diagnostic::error(
+            "E-NET-GW-AUTO",
+            format!(
+                "the gateway {via} stands beside \"{AUTO}\", with which routers announce themselves"
+            ),
+        )
+        .fix("remove it, or write the node's IPv6 address in the place of \"auto\"")
     } else if addresses.iter().any(|net| net.addr() == via) {
         Diagnostic::error(
             "E-NET-GW-SELF",
@@ -341,11 +357,24 @@ fn dns(file: &NetworkSection, addresses: &[IpNet], checking: &mut Checking<'_>) 
     }
     texts
         .iter()
-        .filter_map(|text| resolver(text, addresses, checking))
+        .filter_map(|text| resolver(text, file, addresses, checking))
         .collect()
 }
 
-fn resolver(text: &Text, addresses: &[IpNet], checking: &mut Checking<'_>) -> Option<IpAddr> {
+/// Whether the node has addresses, and none of this one's family.
+fn lacks_family(address: IpAddr, file: &NetworkSection, addresses: &[IpNet]) -> bool {
+    let given = is_auto(file).then_some(true);
+    let written = addresses.iter().map(|net| net.addr().is_ipv6());
+    let mut families = given.into_iter().chain(written).peekable();
+    families.peek().is_some() && families.all(|ipv6| ipv6 != address.is_ipv6())
+}
+
+fn resolver(
+    text: &Text,
+    file: &NetworkSection,
+    addresses: &[IpNet],
+    checking: &mut Checking<'_>,
+) -> Option<IpAddr> {
     let Ok(address) = text.get_ref().parse::<IpAddr>() else {
         let found = Diagnostic::error(
             "E-NET-DNS-FORM",
@@ -366,11 +395,7 @@ fn resolver(text: &Text, addresses: &[IpNet], checking: &mut Checking<'_>) -> Op
         "is a multicast address"
     } else if checking.is_host(address).is_some() {
         "is this machine's own: a node cannot reach the machine that it runs on"
-    } else if !addresses.is_empty()
-        && !addresses
-            .iter()
-            .any(|net| net.addr().is_ipv6() == address.is_ipv6())
-    {
+    } else if lacks_family(address, file, addresses) {
         "is of a family of which the node has no address"
     } else {
         return Some(address);

@@ -129,6 +129,28 @@ fn either_family_may_be_missing() {
 }
 
 #[test]
+fn addresses_from_routers() {
+    for (addresses, gateways) in [
+        (r#""auto""#, "[]"),
+        (r#"["auto"]"#, "[]"),
+        (r#"["auto", "192.168.1.123/24"]"#, r#"["192.168.1.254"]"#),
+    ] {
+        let home = Home::new()
+            .edit("addresses = ", &format!("addresses = {addresses} #"))
+            .edit(
+                "gateways = ",
+                &format!("gateways = {gateways}\ndns = [\"2001:db8::53\"] #"),
+            );
+        assert_eq!(home.said(), "", "{addresses} {gateways}");
+        assert!(home.check().expect("good").0.network.auto);
+    }
+    let word = Home::new()
+        .edit("addresses = ", "addresses = \"automatic\" #")
+        .said();
+    assert!(word.contains("E-CONFIG-TYPE"), "{word}");
+}
+
+#[test]
 fn gateways() {
     let with = |list| format!("gateways = [{list}] #");
     let cases: Vec<String> = [
@@ -147,7 +169,11 @@ fn gateways() {
         .map(|case| ("gateways = ", case.as_str()))
         .collect();
     let one_family = Home::new().edit("addresses = ", "addresses = [\"192.168.1.123/24\"] #");
-    insta::assert_snapshot!([one_family.said(), said_after(&edits)].join("\n\n"));
+    let auto = Home::new().edit(
+        "addresses = ",
+        "addresses = [\"auto\", \"192.168.1.123/24\"] #",
+    );
+    insta::assert_snapshot!([auto.said(), one_family.said(), said_after(&edits)].join("\n\n"));
 }
 
 #[test]
