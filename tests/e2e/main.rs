@@ -25,6 +25,7 @@ mod secret;
 mod see;
 mod snapshot;
 mod stop;
+mod tutorial;
 mod wait;
 mod watchdog;
 mod wg;

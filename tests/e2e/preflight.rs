@@ -155,7 +155,7 @@ impl Trial {
 }
 
 /// A DNS server that knows nothing: the question comes back as an answer without records.
-fn answer(socket: &UdpSocket) {
+pub(crate) fn answer(socket: &UdpSocket) {
     let mut packet = [0; 512];
     loop {
         match socket.recv_from(&mut packet) {

@@ -39,11 +39,12 @@ pub fn isolated_for<F: FnOnce()>(limit: Duration, body: F) {
     }
 }
 
-/// The directory for this test's files; gone at its end.
+/// The directory for this test's files, in memory; gone at its end.
 ///
 /// # Panics
 /// Outside of [`isolated`].
-pub(crate) fn directory() -> PathBuf {
+#[must_use]
+pub fn directory() -> PathBuf {
     env::var_os(INSIDE)
         .expect("a lab lives inside `isolated`")
         .into()

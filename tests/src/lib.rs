@@ -25,7 +25,7 @@ pub use capture::{Capture, Seen};
 pub use filter::Filter;
 pub use hepto_net::lab::{Echo, Home, LAN, Space, Street, echo, throughput};
 pub use inventory::Inventory;
-pub use isolate::{isolated, isolated_for};
+pub use isolate::{directory, isolated, isolated_for};
 pub use mirror::{Asked, Fault, Identity, Mirror};
 pub use node::{Memory, Node, replace_file};
 pub use secret::{exposed, readable};

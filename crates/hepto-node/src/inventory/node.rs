@@ -264,33 +264,53 @@ fn master(
     }
 }
 
+/// No two nodes have one address, but for private IPv4 in different homes (RFC 1918), where every router hands out the same.
 fn addresses(
     names: &[&str],
     variables: &BTreeMap<&str, BTreeMap<&str, &Variable>>,
     found: &mut Vec<Diagnostic>,
 ) {
-    let mut owners: BTreeMap<IpAddr, (&str, &Variable)> = BTreeMap::new();
+    let nets = |node: &str| -> Vec<IpNet> {
+        let texts = variables[node].get("ip").map(|ip| draft::items(ip));
+        let nets = texts.into_iter().flatten().map(|text| text.parse());
+        nets.filter_map(Result::ok).collect()
+    };
+    let mut owners: BTreeMap<IpAddr, Vec<&str>> = BTreeMap::new();
     for node in names {
-        let Some(variable) = variables[node].get("ip") else {
-            continue;
-        };
-        for text in draft::items(variable) {
-            let Ok(net) = text.parse::<IpNet>() else {
-                continue;
-            };
-            match owners.get(&net.addr()) {
-                Some((owner, first)) if owner != node => {
-                    let what = format!("{owner} and {node} have the same address {}", net.addr());
-                    let twice = Diagnostic::error("E-INV-ADDR-DUP", what).at(variable.span.clone());
-                    let twice = twice.beside(first.span.clone(), format!("of {owner}"));
-                    found.push(twice.fix("give each node addresses of its own"));
-                }
-                _ => {
-                    owners.insert(net.addr(), (node, variable));
-                }
-            }
+        for net in nets(node) {
+            let owners = owners.entry(net.addr()).or_default();
+            let others = owners.iter().filter(|owner| *owner != node);
+            found.extend(others.map(|owner| {
+                let at_home = is_private(net) && !share_a_network(&nets(owner), &nets(node));
+                same_address(owner, node, net, at_home)
+                    .at(variables[node]["ip"].span.clone())
+                    .beside(variables[owner]["ip"].span.clone(), format!("of {owner}"))
+            }));
+            owners.push(node);
         }
     }
+}
+
+/// What is said of two nodes with one address; `at_home` when that may be right.
+fn same_address(owner: &str, node: &str, net: IpNet, at_home: bool) -> Diagnostic {
+    let what = format!("{owner} and {node} have the same address {}", net.addr());
+    if at_home {
+        Diagnostic::warning("W-INV-ADDR-PRIVATE", what)
+            .fix("nothing if they stand in different homes; in one home, give each its own")
+    } else {
+        Diagnostic::error("E-INV-ADDR-DUP", what).fix("give each node addresses of its own")
+    }
+}
+
+fn is_private(net: IpNet) -> bool {
+    matches!(net.addr(), IpAddr::V4(address) if address.is_private())
+}
+
+/// Whether two nodes have addresses in one network that there is only once in the world: they are in one home.
+fn share_a_network(one: &[IpNet], other: &[IpNet]) -> bool {
+    one.iter()
+        .filter(|net| !is_private(**net))
+        .any(|net| other.iter().any(|other| other.trunc() == net.trunc()))
 }
 
 /// Both keys, of the right form.

@@ -81,6 +81,23 @@ fn the_guides_inventory_becomes_configs() {
 }
 
 #[test]
+fn two_homes_may_have_the_same_private_address_and_one_may_not() {
+    let same = GUIDE.replace("192.168.123.124", "192.168.123.123");
+    let (nodes, said) = import(&same);
+    assert!(nodes.is_none() && said.contains("E-INV-ADDR-DUP"), "{said}");
+    let elsewhere = same.replace("2001:1234::2/64", "2001:1235::2/64").replace(
+        "gw=2001:1234::ffff,192.168.123.254 network",
+        "gw=2001:1235::ffff,192.168.123.254 network",
+    );
+    let (nodes, said) = import(&elsewhere);
+    assert!(
+        nodes.is_some() && said.contains("W-INV-ADDR-PRIVATE"),
+        "{said}"
+    );
+    assert!(!said.contains("E-INV-ADDR-DUP"), "{said}");
+}
+
+#[test]
 fn keys_are_never_shown() {
     let edits = [
         (
