@@ -3,7 +3,7 @@
 //! Acceptance is per record: a bad one never harms the others. Records never expire and none is ever evicted.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 use super::saved::SavedMember;
 use crate::address::Prefixes;
 use crate::name::NodeName;
-use crate::record::{Record, Sequence, Unverified};
+use crate::record::{Content, EndpointKind, Record, Sequence, Unverified};
 use crate::seal::message::{Item, KIND_RECORD};
 use crate::statement::{Statement, StatementKind};
 
@@ -37,12 +37,24 @@ const VOUCHERS: usize = 2;
 pub(super) enum Offered {
     /// A name that was not known: provisional for now.
     New,
-    /// Newer than what was held.
-    Newer,
+    /// Newer than what was held; the node is at these addresses of its own no more.
+    Newer { left: Vec<SocketAddr> },
     /// Held already, or older.
     Known,
     /// Our own, from a future that our storage has forgotten.
     OwnAhead(Sequence),
+}
+
+/// Where a node was by its record `before`, and is no more by `now`. What others saw of it does not count: that comes and
+/// goes with them.
+fn left(before: &Content, now: &Content) -> Vec<SocketAddr> {
+    let own = before
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.kind != EndpointKind::Observed)
+        .map(|endpoint| endpoint.address);
+    let stays = |address: &SocketAddr| now.endpoints.iter().any(|other| other.address == *address);
+    own.filter(|address| !stays(address)).collect()
 }
 
 /// Overlay addresses, computed from a record's name and attempt alone.
@@ -269,9 +281,10 @@ impl Book {
         }
         if let Some(entry) = self.entries.get_mut(&name) {
             entry.overlay = Overlay::of(&record, &self.prefixes);
-            entry.record = record;
+            let before = std::mem::replace(&mut entry.record, record);
+            let left = left(before.content(), entry.record.content());
             self.refresh();
-            return Ok(Offered::Newer);
+            return Ok(Offered::Newer { left });
         }
         // Any member can find two such names in an hour, and an ambiguous digest would be refused as a whole.
         let hash = name_hash(Some(&name));

@@ -120,7 +120,13 @@ impl PeerState {
         self.boot = Some(boot);
     }
 
-    /// Our end of the path has changed: whether the session still works is to be found out by a new one.
+    /// Whether its packets go to one of these addresses.
+    pub fn is_at(&self, addresses: &[SocketAddr]) -> bool {
+        self.endpoint
+            .is_some_and(|endpoint| addresses.contains(&endpoint))
+    }
+
+    /// One end of the path has changed: whether the session still works is to be found out by a new one.
     pub fn doubt(&mut self, now: Instant) {
         self.void = Some(now);
     }

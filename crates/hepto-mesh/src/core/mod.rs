@@ -291,17 +291,28 @@ impl Core {
 
     /// Takes in a record from whatever source; the result tells a caller who knows its sender what to do further.
     fn learn(&mut self, offered: Unverified<'_>, now: Instant) -> Result<Offered, Refusal> {
+        let public_key = offered.content().wireguard;
         let outcome = self.book.offer(offered, now);
         match &outcome {
             Ok(Offered::Known) => {}
-            Ok(Offered::New | Offered::Newer) => {
-                self.counters.records += 1;
-                self.book_changed = true;
+            Ok(Offered::New) => self.took_record(),
+            Ok(Offered::Newer { left }) => {
+                self.took_record();
+                let state = self.membership.peers.get_mut(&public_key);
+                // It may wait for us to speak first, behind a router that lets no stranger in; or we may be.
+                if let Some(state) = state.filter(|state| state.is_at(left)) {
+                    state.doubt(now);
+                }
             }
             Ok(Offered::OwnAhead(sequence)) => self.jump(*sequence, now),
             Err(refusal) => self.refused(refusal),
         }
         outcome
+    }
+
+    fn took_record(&mut self) {
+        self.counters.records += 1;
+        self.book_changed = true;
     }
 
     fn refused(&mut self, refusal: &Refusal) {

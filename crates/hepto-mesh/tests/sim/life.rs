@@ -4,6 +4,7 @@ use hepto_mesh::address::{Addressing, Prefixes};
 use hepto_mesh::core::{Input, Notice, Saved, Settings};
 use hepto_mesh::name::NodeName;
 
+use crate::node::Nat;
 use crate::seeds;
 use crate::world::{World, cluster, name, seconds};
 
@@ -58,6 +59,26 @@ fn a_node_that_moves_is_found_again_and_keeps_its_overlay_address() {
             });
         }
         assert_eq!(world.nodes[0].hosts[&name("n2")], hosts);
+    });
+}
+
+#[test]
+fn a_node_that_moves_is_called_by_one_whose_router_lets_no_stranger_in() {
+    seeds(5, |seed| {
+        let mut world = World::cluster(seed, 4, 2);
+        world.nodes[3].addresses = vec!["192.168.3.2".parse().expect("an address")];
+        let public = "30.0.0.1".parse().expect("an address");
+        world.nodes[3].nat = Some(Nat::new(public, false));
+        (0..4).for_each(|node| world.boot(node));
+        world.within(seconds(60), "all connected", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
+        world.pass(seconds(30));
+        world.readdress(0, vec!["40.0.0.7".parse().expect("an address")]);
+        // The record comes with the next comparison of books, every 15 s.
+        world.within(seconds(20), "called at its new address", |world| {
+            world.all_connected(&[0, 1, 2, 3])
+        });
     });
 }
 

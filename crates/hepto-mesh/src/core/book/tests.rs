@@ -46,7 +46,7 @@ fn newer_records_replace_older_ones_and_never_the_reverse() {
     );
     assert_eq!(
         offer(&mut book, &record("mars", 3, &[]), now),
-        Ok(Offered::Newer)
+        Ok(Offered::Newer { left: Vec::new() })
     );
     assert_eq!(
         book.get(&name("mars"))
