@@ -168,3 +168,35 @@ fn every_command_that_the_documents_show_exists_with_its_options() {
     }
     assert!(shown > 20, "only {shown} commands were found");
 }
+
+/// The lines of a page's code blocks, without comments.
+fn commands(page: &Path) -> Vec<String> {
+    let text = read(page);
+    let mut code = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            code = !code;
+        } else if code {
+            let line = line.split(" # ").next().unwrap_or_default();
+            lines.push(line.trim_end().to_owned());
+        }
+    }
+    lines
+}
+
+#[test]
+fn a_guide_shows_the_same_code_in_both_languages() {
+    let folder = root().join("docs/guide");
+    let french: Vec<PathBuf> = files(&folder, "md")
+        .into_iter()
+        .filter(|page| page.to_string_lossy().ends_with(".fr.md"))
+        .collect();
+    assert!(french.len() >= 9, "the guides were not found");
+    for page in french {
+        let text = read(&page);
+        let other = links(&text).first().map(|link| folder.join(link));
+        let other = other.expect("a link to the page in English, first of all");
+        assert_eq!(commands(&page), commands(&other), "{}", page.display());
+    }
+}
