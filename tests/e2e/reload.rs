@@ -141,7 +141,7 @@ fn many_reloads_leak_nothing() {
             (lowest("fd"), lowest("task"))
         };
         let before = settled();
-        (0..20).for_each(|_| reloaded(&nodes[1]));
+        (0..10).for_each(|_| reloaded(&nodes[1]));
         let after = settled();
         println!("descriptors and threads: {before:?} before, {after:?} after");
         assert!(
@@ -181,34 +181,92 @@ fn a_program_that_cannot_run_is_refused_and_the_node_goes_on() {
     });
 }
 
+/// A program that passes its check and then does this.
+fn treacherous(deed: &str) -> Vec<u8> {
+    format!("#!/bin/sh\n[ $1 = config ] && exec echo hepto-node 9.9.9\n{deed}\n").into_bytes()
+}
+
 #[test]
-fn a_program_that_ends_once_it_was_executed_is_told_of_and_the_earlier_one_takes_over() {
-    isolated(|| {
-        let (_lab, mut nodes, program) = pair();
-        let good = fs::read(&program).expect("the program");
-        let (_, namespace, link) = lasting(&nodes[1]);
-        replace_file(
-            &program,
-            b"#!/bin/sh\n[ $1 = config ] && exec echo hepto-node 9.9.9\nexit 1\n",
-        );
-        let mut command = nodes[0].command(&["reload", "--wait", "--config"]);
-        command.arg(&nodes[1].config).stderr(Stdio::piped());
-        let child = nodes[1].home().space().spawn(&mut command);
-        let output = child.expect("hepto-node starts").wait_with_output();
-        let said =
-            String::from_utf8_lossy(&output.expect("the process is ours").stderr).into_owned();
-        assert!(said.contains("E-RELOAD-FAILED"), "{said}");
-        assert_eq!(nodes[1].end(SOON).code(), Some(1));
-        replace_file(&program, &good);
-        nodes[1].start();
+fn a_program_that_fails_after_its_check_is_put_back() {
+    isolated_for(seconds(120), || {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus"]);
+        let program = lab.directory.join("bin-hepto-node");
+        nodes[1].install_at(&program);
+        // 45 in earnest.
+        let bound = ("HEPTO_DEBUG_GUARD_SECONDS".to_owned(), "15".to_owned());
+        nodes[1].environment.push(bound);
+        nodes.iter_mut().for_each(Node::start);
         Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), SOON);
-        let (_, again, tunnel) = lasting(&nodes[1]);
+        let good = fs::read(&program).expect("the program");
+        let (process, namespace, link) = lasting(&nodes[1]);
+        // Its own program cannot be asked any more: the other's asks.
+        let ask = |words: &[&str]| {
+            let mut command = nodes[0].command(words);
+            command.arg("--config").arg(&nodes[1].config);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let child = nodes[1].home().space().spawn(&mut command);
+            let output = child.expect("hepto-node starts").wait_with_output();
+            output.expect("the process is ours")
+        };
+        let reload = || {
+            let output = ask(&["reload", "--wait"]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            (output.status.success(), said)
+        };
+        let status = || -> serde_json::Value {
+            serde_json::from_slice(&ask(&["status", "--json"]).stdout).expect("it runs")
+        };
+        let mut runs: serde_json::Value = process.into();
+        // It ends; it closes what it was handed, and stands still.
+        for (deed, failed) in [
+            ("exit 1", "hepto-node 9.9.9 ended"),
+            (
+                "exec sleep 1000 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&-",
+                "did not take the node over",
+            ),
+        ] {
+            replace_file(&program, &treacherous(deed));
+            let (success, said) = reload();
+            assert!(!success && said.contains("E-RELOAD-FAILED"), "{said}");
+            assert!(said.contains(failed), "{failed}: {said}");
+            replace_file(&program, &good);
+            let before = std::mem::replace(&mut runs, status()["pid"].clone());
+            assert_ne!(runs, before, "the first process ended with its program");
+            let problems = status()["problems"].to_string();
+            assert!(problems.contains("W-RELOAD-BACK"), "{problems}");
+            Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), SOON);
+        }
+        // Nobody else starts this node, and a program that works takes it over for good.
+        assert_eq!(nodes[1].ask(&["run"]).status.code(), Some(75));
+        let (success, said) = reload();
+        assert!(success, "{said}");
+        let status = nodes[1].status().expect("it runs");
         assert_eq!(
-            (again, tunnel),
-            (namespace, link),
-            "all was as it had left it"
+            (&status["pid"], &status["problems"]),
+            (&runs, &serde_json::json!([]))
+        );
+        assert_eq!(guards(), Vec::<i32>::new());
+        let (_, again, tunnel) = lasting(&nodes[1]);
+        assert_eq!((again, tunnel), (namespace, link), "all is as it was");
+        let stopped = nodes[1].ask(&["stop"]);
+        assert!(stopped.status.success(), "{}", nodes[1].log());
+        assert!(
+            !nodes[1].end(SOON).success(),
+            "the first process ended with the first program"
         );
     });
+}
+
+/// The processes that stand guard over a reload.
+fn guards() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_guard = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"hepto-node\0guard\0")
+    };
+    ids.filter(is_guard).collect()
 }
 
 /// Changes a node's config file.
@@ -300,7 +358,10 @@ fn a_hangup_reloads_and_the_service_manager_hears_of_it() {
         usec.expect("when it began")
             .parse::<u64>()
             .expect("a number");
+        // The guard is the main process until the new program has proved itself.
+        assert_ne!(hears_main_process(&manager), process);
         hears(&manager, "READY=1");
+        assert_eq!(hears_main_process(&manager), process);
         assert_eq!(node.pid(), process);
         assert!(
             node.log().contains("the installed program takes over"),
@@ -333,13 +394,24 @@ fn start_of_program(node: &Node) -> String {
 
 /// The next notice with these words.
 fn hears(manager: &UnixDatagram, words: &str) -> String {
+    hears_any(manager, words, |line| line == words)
+}
+
+/// What the next notice of a main process names.
+fn hears_main_process(manager: &UnixDatagram) -> i32 {
+    let said = hears_any(manager, "MAINPID", |line| line.starts_with("MAINPID="));
+    let number = said.trim().trim_start_matches("MAINPID=");
+    number.parse().expect("a process id alone")
+}
+
+fn hears_any(manager: &UnixDatagram, what: &str, is_it: impl Fn(&str) -> bool) -> String {
     let mut buffer = [0; 4096];
     loop {
         let length = manager
             .recv(&mut buffer)
-            .unwrap_or_else(|error| panic!("no {words}: {error}"));
+            .unwrap_or_else(|error| panic!("no {what}: {error}"));
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        if text.lines().any(|line| line == words) {
+        if text.lines().any(&is_it) {
             return text;
         }
     }

@@ -1,10 +1,16 @@
 //! A node is reloaded; its pods are none the wiser.
 
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use hepto_tests::{Lab, Node, Recipe, isolated, isolated_for, until};
+use hepto_tests::{Lab, Node, Recipe, isolated, isolated_for, replace_file, until, within};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::{PROGRAM, SOON, control, end, k3s, pid_in, reaches, server, starts, with_k3s};
+use crate::{
+    PROGRAM, SOON, all_gone, control, end, k3s, pid_in, reaches, server, starts, with_k3s,
+};
 
 fn reloaded(node: &Node) {
     let output = node.ask(&["reload", "--wait"]);
@@ -43,6 +49,97 @@ fn a_reload_leaves_k3s_and_its_pods_alone() {
         );
         end(node);
     });
+}
+
+/// A server that runs from a file of its own, and a second file of the same program, to ask it by.
+fn server_with_program() -> (Lab, Node, PathBuf, PathBuf) {
+    let (lab, mut node) = server();
+    let program = lab.directory.join("bin-hepto-node");
+    node.install_at(&program);
+    // 45 in earnest.
+    let bound = ("HEPTO_DEBUG_GUARD_SECONDS".to_owned(), "15".to_owned());
+    node.environment.push(bound);
+    let whole = lab.directory.join("whole-hepto-node");
+    replace_file(&whole, &fs::read(&program).expect("the program"));
+    node.start();
+    reaches(&node, "ready");
+    control(&node, "leave-children\n");
+    (lab, node, program, whole)
+}
+
+/// Installs a program that passes its check and then does this.
+fn install(program: &Path, deed: &str) {
+    let text = format!("#!/bin/sh\n[ $2 = check ] && exec echo hepto-node 9.9.9\n{deed}\n");
+    replace_file(program, text.as_bytes());
+}
+
+#[test]
+fn a_program_that_crashes_is_put_back_and_leaves_k3s_and_its_pods_alone() {
+    isolated_for(3 * SOON, || {
+        let (_lab, mut node, program, whole) = server_with_program();
+        let good = fs::read(&program).expect("the program");
+        let before = (
+            k3s(&node).expect("it runs")["pid"].clone(),
+            pid_in(&node, "pod"),
+        );
+        // At once; and when it has the node.
+        let later = format!("(sleep 1; kill -9 $$) & exec {} \"$@\"", whole.display());
+        for deed in ["kill -9 $$", &later] {
+            install(&program, deed);
+            let mut command = Command::new(&whole);
+            command
+                .args(["reload", "--wait", "--config"])
+                .arg(&node.config);
+            let child = node.home().space().spawn(command.stderr(Stdio::piped()));
+            let output = child.expect("hepto-node starts").wait_with_output();
+            let said = String::from_utf8_lossy(&output.expect("it is ours").stderr).into_owned();
+            assert!(said.contains("E-RELOAD-FAILED"), "{said}\n{}", node.log());
+            replace_file(&program, &good);
+            let status = node.status().expect("it runs");
+            let problems = status["problems"].to_string();
+            assert!(problems.contains("W-RELOAD-BACK"), "{problems}");
+            let after = reaches(&node, "ready");
+            assert_eq!((&after["pid"], &after["restarts"]), (&before.0, &0.into()));
+            assert_eq!((starts(&node), pid_in(&node, "pod")), (1, before.1));
+        }
+        reloaded(&node);
+        assert_eq!(reaches(&node, "ready")["pid"], before.0);
+        let stopped = node.ask(&["stop"]);
+        assert!(stopped.status.success(), "{}", node.log());
+        node.end(SOON);
+    });
+}
+
+#[test]
+fn a_stop_while_a_program_is_on_trial_ends_the_node_in_order() {
+    isolated_for(3 * SOON, || {
+        let (_lab, mut node, program, _whole) = server_with_program();
+        let good = fs::read(&program).expect("the program");
+        install(&program, "exec sleep 1000");
+        node.signal(Signal::SIGHUP);
+        let guard = within(SOON, "a guard stands", || guard().ok_or("none")).0;
+        until(SOON, "the other program runs", || {
+            fs::read_to_string(format!("/proc/{}/comm", node.pid()))
+                .is_ok_and(|name| name == "sleep\n")
+        });
+        replace_file(&program, &good);
+        kill(Pid::from_raw(guard), Signal::SIGTERM).expect("the guard is ours");
+        until(SOON, "the node has stopped", || {
+            !Path::new("/run/hepto").exists()
+        });
+        all_gone(SOON);
+        node.end(SOON);
+    });
+}
+
+/// The process that stands guard over a reload.
+fn guard() -> Option<i32> {
+    let entries = fs::read_dir("/proc").expect("/proc").flatten();
+    let mut ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"hepto-node\0guard\0--detached")
+    })
 }
 
 /// Each reload of one finds the other in the middle of finding it again.

@@ -190,6 +190,11 @@ fn one_that_ends_again_and_again_gives_its_place_back_at_once() {
             String::from_utf8_lossy(&asked.stderr)
         );
         until(SOON, "the new k3s is started", || starts(node) == 2);
+        // Before that, the program from before the reload would take over.
+        until(SOON, "the reload is over", || {
+            node.status()
+                .is_ok_and(|status| status["on_trial"] == false)
+        });
         // A supervisor that dies in the middle is none the wiser, and neither is its next one.
         server.node.crash();
         server.node.start();

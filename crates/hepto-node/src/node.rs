@@ -6,6 +6,7 @@
 
 mod anchor;
 mod fixed;
+pub mod guard;
 mod life;
 mod limits;
 mod pause;
@@ -16,6 +17,8 @@ pub mod settings;
 mod successor;
 mod watchdog;
 mod workload;
+
+use std::os::unix::net::UnixStream;
 
 use hepto_mesh::driver::{self, InboxReceiver};
 use hepto_mesh::identity::Identity;
@@ -28,11 +31,22 @@ use crate::secret;
 use crate::state::{State, remember_identity};
 use crate::uapi::Uapi;
 pub use fixed::{Fixed, fixed};
-use life::Life;
-use service::Signals;
+use life::{Life, end_as_a_crash};
+use service::{Manager, Signals};
 use settings::OVERLAY_LINK;
 pub use successor::{Successor, can_take_over};
 pub use workload::order;
+
+/// What this process holds since before it was put in another's place.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The descriptor of the node's lock.
+    pub lock: Option<i32>,
+    /// The socket to the guard of a reload.
+    pub guard: Option<UnixStream>,
+    /// Why another program was ended for this one.
+    pub put_back: Option<String>,
+}
 
 /// What every layer is given.
 struct Start<'a> {
@@ -42,6 +56,8 @@ struct Start<'a> {
     attempt: u8,
     signals: Signals,
     successor: Successor,
+    manager: Manager,
+    put_back: Option<String>,
     /// What could not be removed, a sentence each.
     failures: Vec<String>,
 }
@@ -49,22 +65,25 @@ struct Start<'a> {
 /// Runs the node until SIGTERM, SIGINT or `hepto-node stop`; then, and after any failure half-way, takes down
 /// all that it made. A reload puts the installed program in this process's place, and this never returns.
 ///
-/// `successor` is how to start that program, `lock` the descriptor of the node's lock when this process was itself
-/// put in another's place.
+/// `successor` is how to start that program.
 ///
 /// # Errors
 /// What could not be made; else what could not be removed.
-pub async fn run(config: Config, successor: Successor, lock: Option<i32>) -> anyhow::Result<()> {
+pub async fn run(config: Config, successor: Successor, inherited: Inherited) -> anyhow::Result<()> {
     // From here on a signal stops the node in order, also while it starts.
     let signals = Signals::watch()?;
-    let state = State::acquire(&config, lock)?;
+    let manager = Manager::new(inherited.guard)?;
+    let guarded = manager.is_guarded();
+    let state = State::acquire(&config, inherited.lock)?;
     let mut failures = Vec::new();
-    let ran = match Start::new(&config, &state, signals, successor) {
+    let ran = match Start::new(&config, &state, signals, successor, manager) {
         Ok(mut start) => {
+            start.put_back = inherited.put_back;
             let ran = with_network(&mut start).await;
             failures = start.failures;
             ran
         }
+        Err(fault) if guarded => end_as_a_crash(&fault),
         Err(fault) => Err(fault),
     };
     // What is left is found by what lies in the run directory: it is the last to go.
@@ -95,6 +114,7 @@ impl<'a> Start<'a> {
         state: &'a State,
         signals: Signals,
         successor: Successor,
+        manager: Manager,
     ) -> Result<Self, Fault> {
         let directory = config.node_directory().join("identity");
         let identity = Identity::load_or_create(&directory, &mut secret::SystemRandom)?;
@@ -108,8 +128,17 @@ impl<'a> Start<'a> {
             attempt,
             signals,
             successor,
+            manager,
+            put_back: None,
             failures: Vec::new(),
         })
+    }
+
+    /// A program on trial that fails leaves all as it is, for the one before it.
+    fn leave_to_guard(&self, ran: &Result<(), Fault>) {
+        if let (Err(fault), true) = (ran, self.manager.is_guarded()) {
+            end_as_a_crash(fault);
+        }
     }
 }
 
@@ -117,6 +146,7 @@ impl<'a> Start<'a> {
 async fn with_network(start: &mut Start<'_>) -> Result<(), Fault> {
     let mut network = Network::open(settings::network(start.config, start.attempt)).await?;
     let ran = with_tunnel(start, &mut network).await;
+    start.leave_to_guard(&ran);
     let failures = network.close().await;
     start
         .failures
@@ -149,6 +179,7 @@ async fn with_tunnel(start: &mut Start<'_>, network: &mut Network) -> Result<(),
     let tunnel = Tunnel::start(options, tun, socket, sink)?;
     let uapi = Uapi::serve(start.state.run_directory(), tunnel.observer());
     let ran = with_mesh(start, receiver, network, &tunnel).await;
+    start.leave_to_guard(&ran);
     start.failures.extend(uapi.close());
     tunnel.stop();
     ran
@@ -172,6 +203,9 @@ async fn with_mesh(
     let ran = match Life::new(start, network, tunnel, &mut mesh, converged.uplink) {
         Ok(mut life) => {
             let ran = life.live().await;
+            if let (Err(fault), true) = (&ran, life.manager.is_guarded()) {
+                end_as_a_crash(fault);
+            }
             let failures = life.stop_workload().await;
             start.failures.extend(failures);
             ran

@@ -5,7 +5,7 @@ mod lock;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::ErrorKind;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -111,6 +111,11 @@ impl State {
     /// The lock's descriptor.
     pub fn descriptor(&self) -> i32 {
         self.lock.as_raw_fd()
+    }
+
+    /// The lock, for a process that holds it together with this one.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 
     /// Whether the next program that is executed in this process holds the lock, too.

@@ -5,6 +5,7 @@ mod demo;
 mod diagnose;
 mod drain;
 mod exec;
+mod guard;
 mod import;
 mod k3s;
 mod keys;
@@ -101,6 +102,9 @@ enum Command {
     /// PID 1 of a node (used by `sandbox`)
     #[command(hide = true)]
     Init,
+    /// Take the node back if the program that a reload executes fails (used by `reload`)
+    #[command(hide = true)]
+    Guard(guard::GuardArgs),
 }
 
 /// Which node a command speaks to: by its config file, or by name where it runs.
@@ -152,6 +156,7 @@ pub fn main() -> ExitCode {
         Command::Man(args) => manual::man(Cli::command(), args),
         Command::Sandbox => exec::sandbox(),
         Command::Init => exec::init(),
+        Command::Guard(args) => guard::run(args),
     };
     match result {
         Ok(code) => code,

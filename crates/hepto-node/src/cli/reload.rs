@@ -22,6 +22,10 @@ use crate::target::{self, RunDirectory};
 const CHECK: Duration = Duration::from_secs(90);
 /// How long a node may take to be as before, when nothing else was said.
 const USUAL: Duration = Duration::from_secs(60);
+/// How long a node whose new program has ended may take to be back under the earlier one.
+const GUARD: Duration = Duration::from_secs(20);
+/// What a node says that is.
+const PUT_BACK: &str = "W-RELOAD-BACK";
 /// Between two looks at a node that comes up.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -87,6 +91,10 @@ struct Seen {
     upgrade: Option<String>,
     /// What is wrong with k3s.
     wrong: BTreeSet<String>,
+    /// Whether the program from before stands by, for one that fails.
+    on_trial: bool,
+    /// That the program from before took the node back.
+    put_back: Option<Problem>,
     version: String,
 }
 
@@ -102,6 +110,11 @@ impl Seen {
             k3s_ready: status.k3s.as_ref().is_some_and(|k3s| k3s.ready),
             upgrade: status.k3s.and_then(|k3s| k3s.upgrade),
             wrong: status.problems.iter().filter_map(wrong).collect(),
+            on_trial: status.on_trial,
+            put_back: status
+                .problems
+                .into_iter()
+                .find(|problem| problem.code == PUT_BACK),
             uplink: status.network.uplink.state,
             version: status.version,
         })
@@ -123,7 +136,11 @@ impl Seen {
         if let Some(name) = &now.upgrade {
             return Some(format!("{name} is not ready yet"));
         }
-        (self.k3s_ready && !now.k3s_ready).then(|| "k3s is not ready again".to_owned())
+        if self.k3s_ready && !now.k3s_ready {
+            return Some("k3s is not ready again".to_owned());
+        }
+        now.on_trial
+            .then(|| "the new program has yet to prove itself".to_owned())
     }
 }
 
@@ -151,6 +168,7 @@ fn wait(
 ) -> anyhow::Result<(String, Duration)> {
     let start = Instant::now();
     let mut since = start;
+    let mut ended = None;
     loop {
         let now = Client::connect(run_directory)
             .map_err(anyhow::Error::from)
@@ -167,11 +185,14 @@ fn wait(
             Err(_) => None,
         };
         if has_ended(process)? {
-            let what =
-                "the node's process ended when the new program took over; k3s and its pods run on";
-            return Err(Fault::new("E-RELOAD-FAILED", what)
-                .fix("read its log for the reason; start the node again, and it takes them over")
-                .into());
+            match &now {
+                // The program from before runs it, in a process of its own.
+                Ok(now) => return Err(failed(now.put_back.as_ref()).into()),
+                Err(_) if ended.get_or_insert_with(Instant::now).elapsed() >= GUARD => {
+                    return Err(failed(None).into());
+                }
+                Err(_) => {}
+            }
         }
         // The node itself bounds how long a new k3s may take.
         if limit.is_none() && now.is_ok_and(|now| now.upgrade.is_some()) {
@@ -186,6 +207,21 @@ fn wait(
                 .into());
         }
         sleep(PAUSE);
+    }
+}
+
+/// The new program ended, and perhaps the one from before took the node back.
+fn failed(put_back: Option<&Problem>) -> Fault {
+    match put_back {
+        Some(problem) => {
+            let fault = Fault::new("E-RELOAD-FAILED", problem.what.clone());
+            fault.fix(problem.fix.clone().unwrap_or_default())
+        }
+        None => Fault::new(
+            "E-RELOAD-FAILED",
+            "the node's process ended when the new program took over; k3s and its pods run on",
+        )
+        .fix("read its log for the reason; start the node again, and it takes them over"),
     }
 }
 
@@ -207,6 +243,8 @@ mod tests {
             k3s_ready,
             upgrade: None,
             wrong: BTreeSet::new(),
+            on_trial: false,
+            put_back: None,
             version: "0.1.0".into(),
         }
     }

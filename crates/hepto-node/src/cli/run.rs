@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::fault::{Exit, Fault};
-use crate::node::{self, Successor};
+use crate::node::{self, Inherited, Successor, guard};
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -24,6 +24,12 @@ pub struct RunArgs {
     /// The descriptor of the lock that this process holds already (set by a reload)
     #[arg(long, hide = true, value_name = "NUMBER")]
     pub lock: Option<i32>,
+    /// The descriptor of the socket to the program before this one, which stands by (set by a reload)
+    #[arg(long, hide = true, value_name = "NUMBER", requires = "lock")]
+    pub guard: Option<i32>,
+    /// Why another program was ended for this one (set by a reload's guard)
+    #[arg(long, hide = true, value_name = "WHY", requires = "lock")]
+    pub put_back: Option<String>,
 }
 
 /// The form of log lines.
@@ -39,7 +45,7 @@ pub enum LogFormat {
 
 impl LogFormat {
     /// As it is written on the command line.
-    fn name(self) -> String {
+    pub(super) fn name(self) -> String {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
@@ -50,8 +56,15 @@ const BLOCKING_THREADS: usize = 4;
 
 /// Runs the node until it is told to stop.
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    // While /proc still names the file that was started.
-    let successor = Successor::new(&args.config, args.log_format.name());
+    let guard = args.guard.map(guard::inherit).transpose()?;
+    let log_format = args.log_format.name();
+    let started = std::env::args_os().next().map(PathBuf::from);
+    let successor = match started.filter(|_| args.put_back.is_some()) {
+        // Another program lies there by now.
+        Some(program) => Successor::of(program, &args.config, log_format),
+        // While /proc still names the file that was started.
+        None => Successor::new(&args.config, log_format),
+    };
     // To others than root, every key file would look like an error of the config.
     if !rustix::process::geteuid().is_root() {
         return Err(Fault::new(
@@ -71,7 +84,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .build()?;
-    runtime.block_on(node::run(config, successor, args.lock))?;
+    let inherited = Inherited {
+        lock: args.lock,
+        guard,
+        put_back: args.put_back,
+    };
+    runtime.block_on(node::run(config, successor, inherited))?;
     // A name that is still being resolved is nobody's any more.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -85,7 +103,7 @@ fn keep_out_of_core_files() {
     }
 }
 
-fn log(format: LogFormat) -> anyhow::Result<()> {
+pub(super) fn log(format: LogFormat) -> anyhow::Result<()> {
     // memberlist logs an error for each packet that it cannot read: a flood would fill the journal. Its crates' names all
     // begin so; what matters of it hepto-mesh counts and says. boringtun says at `error` that a session expired, which is
     // an ordinary thing here.

@@ -17,7 +17,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::anchor::{Resolved, Resolver};
 use super::reload::Reload;
-use super::service::{self, Signals, unavailable};
+use super::service::{Manager, Signals, unavailable};
 use super::watchdog::Watchdog;
 use super::workload::{Step, Workload};
 use super::{Start, settings};
@@ -35,6 +35,9 @@ use crate::state::State;
 const SESSIONS_EVERY: Duration = Duration::from_secs(1);
 /// A session that is older carries nothing any more: REJECT_AFTER_TIME of the WireGuard paper, §6.1.
 const SESSION_LIFE: Duration = Duration::from_secs(180);
+/// How long a program lives after a reload before the earlier one is let go: long enough for its first packets, and for
+/// k3s to be taken over.
+const PROOF: Duration = Duration::from_secs(3);
 /// Notices kept for `status`: a hostile network cannot fill the memory with them.
 const NOTICES_KEPT: usize = 32;
 
@@ -91,6 +94,9 @@ pub(super) struct Life<'a> {
     pub(super) changed: AsyncFd<OwnedFd>,
     pub(super) sessions: Interval,
     pub(super) signals: &'a mut Signals,
+    pub(super) manager: &'a mut Manager,
+    /// Why this program was put back in the place of another, after a reload.
+    pub(super) put_back: Option<&'a str>,
     pub(super) reload: Reload,
     pub(super) watchdog: Watchdog,
     /// Who waits for the node to be paused.
@@ -115,6 +121,8 @@ impl<'a> Life<'a> {
             attempt,
             signals,
             successor,
+            manager,
+            put_back,
             ..
         } = start;
         let mut sessions = interval(SESSIONS_EVERY);
@@ -151,6 +159,8 @@ impl<'a> Life<'a> {
                 .map_err(unavailable)?,
             sessions,
             signals,
+            manager,
+            put_back: put_back.as_deref(),
             reload: Reload::new(successor.clone()),
             watchdog: Watchdog::new(),
             pausing: Vec::new(),
@@ -171,7 +181,7 @@ impl<'a> Life<'a> {
     /// # Errors
     /// What makes going on impossible.
     pub async fn live(&mut self) -> Result<(), Fault> {
-        service::ready();
+        self.manager.ready();
         if Workload::has_run(self.config) {
             self.mesh.command(Command::K3sStarted);
         }
@@ -195,7 +205,7 @@ impl<'a> Life<'a> {
                 Happening::Workload(Step::Paused(failures)) => self.on_paused(&failures),
                 Happening::Asked(pending) if pending.ask == Ask::Stop => {
                     let _ = pending.answer.send(Answer::Stopping);
-                    service::stopping("hepto-node stop");
+                    self.manager.stopping("hepto-node stop");
                     return Ok(());
                 }
                 Happening::Asked(pending) if pending.ask == Ask::Pause => self.on_pause(pending),
@@ -205,11 +215,11 @@ impl<'a> Life<'a> {
                 }
                 Happening::Asked(pending) => self.ask_mesh(pending),
                 Happening::Report((pending, report)) => self.answer(pending, &report).await,
-                Happening::Reload(asked) => self.reload.begin(self.state.run_directory(), asked),
+                Happening::Reload(asked) => self.begin_reload(asked),
                 Happening::Checked(checked) => self.hand_over(checked),
-                Happening::Watchdog => self.watchdog.look(self.tunnel, self.mesh),
+                Happening::Watchdog => self.watchdog.look(self.tunnel, self.mesh, self.manager),
                 Happening::Stop(why) => {
-                    service::stopping(why);
+                    self.manager.stopping(why);
                     return Ok(());
                 }
                 Happening::MeshEnded => {
@@ -398,6 +408,9 @@ impl<'a> Life<'a> {
             }
             self.began = true;
         }
+        if self.started.elapsed() >= PROOF {
+            self.manager.release();
+        }
         Ok(())
     }
 
@@ -476,8 +489,7 @@ impl<'a> Life<'a> {
             self.reachable,
             self.peers.len()
         );
-        if text != self.told {
-            service::status(&text);
+        if text != self.told && self.manager.status(&text) {
             self.told = text;
         }
     }
@@ -485,7 +497,7 @@ impl<'a> Life<'a> {
 
 /// Ends the process and nothing else: namespace, k3s and pods stay, for the next start to take over. What broke is
 /// ours, and no reason to end theirs.
-fn end_as_a_crash(fault: &Fault) -> ! {
+pub(super) fn end_as_a_crash(fault: &Fault) -> ! {
     tracing::error!("{fault}");
     std::process::exit(fault.exit as i32)
 }

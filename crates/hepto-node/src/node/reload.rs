@@ -6,8 +6,9 @@ use std::path::Path;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::guard::Guard;
 use super::life::Life;
-use super::service;
+use super::service::{self, Manager};
 use super::successor::Successor;
 use crate::control::Answer;
 use crate::fault::Fault;
@@ -32,8 +33,18 @@ impl Reload {
         }
     }
 
+    /// Where the next program is installed.
+    pub fn program(&self) -> &Path {
+        self.successor.program()
+    }
+
     /// Begins a reload. Who asks gets an answer when it is refused; else his connection ends at the exec.
-    pub fn begin(&mut self, run_directory: &Path, asked: Option<oneshot::Sender<Answer>>) {
+    pub fn begin(
+        &mut self,
+        run_directory: &Path,
+        manager: &mut Manager,
+        asked: Option<oneshot::Sender<Answer>>,
+    ) {
         if self.check.is_some() {
             match asked {
                 Some(answer) => {
@@ -45,7 +56,7 @@ impl Reload {
             }
             return;
         }
-        service::reloading();
+        manager.reloading();
         self.asked = asked;
         let check = self.successor.clone().check(run_directory.to_owned());
         self.check = Some(tokio::spawn(check));
@@ -75,24 +86,50 @@ impl Life<'_> {
                     to = version,
                     "reloading: the installed program takes over"
                 );
-                match self.reload.successor.replace(self.state) {
+                let guard = self.post_guard(&version);
+                let refused = match self.reload.successor.replace(self.state, guard.as_ref()) {
                     Ok(never) => match never {},
-                    Err(error) => Fault::new(
-                        "E-RELOAD-REFUSED",
-                        format!("{program} cannot be executed: {error}"),
-                    )
-                    .fix("install a hepto-node for this machine; until then the node goes on as it was"),
+                    Err(error) => error,
+                };
+                if let Some(guard) = guard {
+                    guard.dismiss();
                 }
+                Fault::new(
+                    "E-RELOAD-REFUSED",
+                    format!("{program} cannot be executed: {refused}"),
+                )
+                .fix("install a hepto-node for this machine; until then the node goes on as it was")
             }
             Err(fault) => fault,
         };
         tracing::error!("not reloaded: {refusal}");
-        service::ready();
+        self.manager.ready();
         if let Some(answer) = self.reload.asked.take() {
             let _ = answer.send(Answer::Refused(refusal.to_string()));
         }
         if std::mem::take(&mut self.reload.again) {
-            self.reload.begin(self.state.run_directory(), None);
+            self.begin_reload(None);
+        }
+    }
+
+    pub(super) fn begin_reload(&mut self, asked: Option<oneshot::Sender<Answer>>) {
+        let run_directory = self.state.run_directory();
+        self.reload.begin(run_directory, self.manager, asked);
+    }
+
+    /// A process of this program that takes the node back if the next one fails. A reload is worth having without.
+    fn post_guard(&self, version: &str) -> Option<Guard> {
+        match Guard::post(&self.reload.successor, self.state.lock(), version) {
+            Ok(guard) => {
+                service::main_process(guard.pid);
+                Some(guard)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    "no guard stands by, so that a new program that fails is not put back: {error}; see that the                      machine can start another process"
+                );
+                None
+            }
         }
     }
 }

@@ -41,6 +41,7 @@ impl Life<'_> {
             .into(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
+            on_trial: self.manager.is_guarded(),
             ready: uplink.state == "up" && k3s.as_ref().is_none_or(|k3s| k3s.ready),
             network: NetworkStatus {
                 namespace: self.config.namespace(),
@@ -116,6 +117,15 @@ impl Life<'_> {
                 .tuning()
                 .and_then(|tuning| untuned(&uplink.parent, &tuning)),
         );
+        problems.extend(self.put_back.map(|why| Problem {
+            code: "W-RELOAD-BACK".into(),
+            what: format!("{why}; the program from before that reload runs on"),
+            fix: Some(format!(
+                "read the node's log; install a hepto-node that works as {}, and reload: what lies there now runs at the \
+                 next start",
+                self.reload.program().display()
+            )),
+        }));
         if self.workload.is_drained() {
             problems.push(Problem {
                 code: "W-NODE-DRAINED".into(),

@@ -1,9 +1,14 @@
 //! The node towards whoever runs it: the signals that end or reload it, and what the service manager is told.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
 use nix::sys::signal::{SigSet, Signal as Number};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::guard::word;
 use crate::fault::Fault;
 
 /// What may tell the node to end, or to reload.
@@ -44,33 +49,114 @@ pub(super) fn unavailable(error: std::io::Error) -> Fault {
     Fault::new("E-RUN-LOOP", what).fix("raise the limit of open files (ulimit -n)")
 }
 
-/// The node is up, or goes on as before after a reload that was refused.
+/// Who runs this process: the service manager, where there is one; and while this program is on trial after a reload,
+/// the guard between the two, from which alone the service manager takes a word.
+pub(super) struct Manager {
+    guard: Option<UnixStream>,
+}
+
+impl Manager {
+    /// With the guard that stands by, if one does.
+    ///
+    /// # Errors
+    /// When the kernel refuses a time limit.
+    pub fn new(guard: Option<UnixStream>) -> Result<Self, Fault> {
+        if let Some(guard) = &guard {
+            let limited = guard.set_read_timeout(Some(GUARD_PATIENCE));
+            limited.map_err(unavailable)?;
+        }
+        Ok(Manager { guard })
+    }
+
+    /// Whether a guard puts the earlier program back if this one fails.
+    pub fn is_guarded(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// The node is up, or goes on as before after a reload that was refused.
+    pub fn ready(&self) {
+        match &self.guard {
+            Some(guard) => tell(guard, word::READY),
+            None => ready(),
+        }
+    }
+
+    /// This program has proved itself, and needs its guard no longer.
+    pub fn release(&mut self) {
+        if let Some(mut guard) = self.guard.take() {
+            tell(&guard, word::PROVEN);
+            // It closes its end when the service manager listens to us again.
+            if !matches!(guard.read(&mut [0]), Ok(0)) {
+                tracing::warn!(
+                    "the guard of the reload does not go; hepto-node reload sends it home"
+                );
+            }
+        }
+    }
+
+    /// A reload begins; systemd wants to know since when (sd_notify(3)).
+    pub fn reloading(&mut self) {
+        self.release();
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => tracing::debug!(%error, "no monotonic clock"),
+        }
+    }
+
+    /// The node ends in order.
+    pub fn stopping(&self, why: &str) {
+        match &self.guard {
+            Some(guard) => tell(guard, word::STOPPING),
+            None => stopping(),
+        }
+        tracing::info!(why, "stopping");
+    }
+
+    /// All parts live (sd_notify(3)).
+    pub fn alive(&self) {
+        if !self.is_guarded() {
+            alive();
+        }
+    }
+
+    /// What `systemctl status` shows; whether it was told.
+    pub fn status(&self, text: &str) -> bool {
+        if !self.is_guarded() {
+            notify(&[NotifyState::Status(text)]);
+        }
+        !self.is_guarded()
+    }
+}
+
+/// How long a guard may take to go.
+const GUARD_PATIENCE: Duration = Duration::from_secs(5);
+
+fn tell(mut guard: &UnixStream, word: u8) {
+    if let Err(error) = guard.write_all(&[word]) {
+        tracing::debug!(%error, "the guard of the reload is gone");
+    }
+}
+
+/// Another process is the main one from now on (sd_notify(3)).
+pub(super) fn main_process(pid: i32) {
+    if let Ok(pid) = u32::try_from(pid) {
+        notify(&[NotifyState::MainPid(pid)]);
+    }
+}
+
+/// The node is up.
 pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// A reload begins; systemd wants to know since when (sd_notify(3)).
-pub(super) fn reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => tracing::debug!(%error, "no monotonic clock"),
-    }
-}
-
 /// The node ends in order.
-pub(super) fn stopping(why: &str) {
+pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
-    tracing::info!(why, "stopping");
 }
 
-/// All parts live (sd_notify(3)).
+/// The main process lives.
 pub(super) fn alive() {
     notify(&[NotifyState::Watchdog]);
-}
-
-/// What `systemctl status` shows.
-pub(super) fn status(text: &str) {
-    notify(&[NotifyState::Status(text)]);
 }
 
 /// Tells the service manager, where there is one.

@@ -5,16 +5,19 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::fixed;
+use super::guard::Guard;
 use super::service::watched;
 use crate::config::Config;
 use crate::fault::{Exit, Fault};
@@ -39,8 +42,13 @@ pub struct Successor {
 impl Successor {
     /// To be called early, while `/proc/self/exe` still names the file that was started.
     pub fn new(config: &Path, log_format: String) -> Self {
+        Successor::of(program(), config, log_format)
+    }
+
+    /// That of a node whose program is installed there.
+    pub fn of(program: PathBuf, config: &Path, log_format: String) -> Self {
         Successor {
-            program: program(),
+            program,
             config: std::path::absolute(config).unwrap_or_else(|_| config.to_owned()),
             log_format,
         }
@@ -88,53 +96,77 @@ impl Successor {
     }
 
     /// Executes the program in this process, which keeps its id, its lock, its environment and its standard
-    /// descriptors; everything else is closed. Returns only when the kernel refuses.
+    /// descriptors, and the socket to its guard; everything else is closed. Returns only when the kernel refuses.
     ///
     /// # Errors
     /// Why; this process is then as it was.
-    pub fn replace(&self, state: &State) -> io::Result<Infallible> {
-        let arguments = self.arguments(state.descriptor());
-        let arguments: Vec<CString> = arguments
-            .iter()
-            .map(|word| text(word))
-            .collect::<Result<_, _>>()?;
-        let environment: Vec<CString> = std::env::vars_os()
-            .map(|(mut name, value)| {
-                name.push("=");
-                name.push(value);
-                text(&name)
-            })
-            .collect::<Result<_, _>>()?;
+    pub(super) fn replace(&self, state: &State, guard: Option<&Guard>) -> io::Result<Infallible> {
+        let mut arguments = self.arguments(state.descriptor());
+        if let Some(Guard { socket, .. }) = guard {
+            fcntl_setfd(socket, FdFlags::empty())?;
+            let number = socket.as_raw_fd().to_string();
+            arguments.extend(["--guard", &number].map(OsString::from));
+        }
         // A signal that comes while nobody watches would end the node without its teardown: it waits instead.
         watched().thread_block()?;
-        let refused = state.pass_on(true).and_then(|()| {
-            Ok(nix::unistd::execve(
-                &arguments[0],
-                &arguments,
-                &environment,
-            )?)
-        });
+        let refused = state
+            .pass_on(true)
+            .and_then(|()| execute(&self.program, &arguments));
         // Still here: all as before.
         state.pass_on(false)?;
         watched().thread_unblock()?;
         refused
     }
 
-    /// The command line of the next program.
-    fn arguments(&self, lock: i32) -> Vec<OsString> {
-        let words = [
-            self.program.as_os_str(),
-            OsStr::new("run"),
+    /// The command line of the next program, which is handed the lock as this descriptor.
+    pub(super) fn arguments(&self, lock: i32) -> Vec<OsString> {
+        let mut arguments = vec![self.program.clone().into(), "run".into()];
+        arguments.extend(self.how().map(OsStr::to_owned));
+        arguments.extend(["--lock", &lock.to_string()].map(OsString::from));
+        arguments
+    }
+
+    /// The options that tell another process of ours all of this.
+    pub(super) fn start(&self) -> impl Iterator<Item = &OsStr> {
+        let program = [OsStr::new("--program"), self.program.as_os_str()];
+        program.into_iter().chain(self.how())
+    }
+
+    fn how(&self) -> [&OsStr; 4] {
+        [
             OsStr::new("--config"),
             self.config.as_os_str(),
             OsStr::new("--log-format"),
             OsStr::new(&self.log_format),
-            OsStr::new("--lock"),
-        ];
-        let mut arguments: Vec<OsString> = words.map(OsStr::to_owned).into();
-        arguments.push(lock.to_string().into());
-        arguments
+        ]
     }
+}
+
+/// Executes a program in this process; returns only when the kernel refuses. The service manager's watchdog is for a
+/// process by its id (sd_watchdog_enabled(3)): it is for this one.
+///
+/// # Errors
+/// Why.
+pub(super) fn execute(program: &Path, arguments: &[OsString]) -> io::Result<Infallible> {
+    let arguments: Vec<CString> = arguments
+        .iter()
+        .map(|word| text(word))
+        .collect::<Result<_, _>>()?;
+    let own = OsString::from(std::process::id().to_string());
+    let environment: Vec<CString> = std::env::vars_os()
+        .map(|(mut name, value)| {
+            let value = if name == "WATCHDOG_PID" {
+                own.clone()
+            } else {
+                value
+            };
+            name.push("=");
+            name.push(value);
+            text(&name)
+        })
+        .collect::<Result<_, _>>()?;
+    let program = text(program.as_os_str())?;
+    Ok(nix::unistd::execve(&program, &arguments, &environment)?)
 }
 
 /// What `config check --running` answers for this program: that it can take over the node of a run directory.
@@ -198,8 +230,8 @@ fn program() -> PathBuf {
         .unwrap_or_else(|| installed(&fs::read_link(SELF).unwrap_or_else(|_| SELF.into())))
 }
 
-/// What the kernel calls our own program.
-const SELF: &str = "/proc/self/exe";
+/// What the kernel calls our own program, also when its file was replaced.
+pub(super) const SELF: &str = "/proc/self/exe";
 
 /// The path behind a link of /proc: the kernel marks one whose file was removed or replaced (proc_pid_exe(5)).
 fn installed(link: &Path) -> PathBuf {

@@ -11,7 +11,7 @@ use hepto_tunnel::Tunnel;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::service;
+use super::service::Manager;
 
 /// The mesh's part, by the name of its thread.
 const MESH: &str = "hepto-mesh";
@@ -53,12 +53,12 @@ impl Watchdog {
     }
 
     /// Tells that the node lives, if each part has moved since.
-    pub fn look(&mut self, tunnel: &Tunnel, mesh: &Mesh) {
+    pub fn look(&mut self, tunnel: &Tunnel, mesh: &Mesh, manager: &Manager) {
         let Some(watch) = &mut self.0 else { return };
         watch.ask(mesh);
         let rounds = tunnel.pulses().into_iter().chain([(MESH, watch.answers)]);
         match watch.parts.hanging(rounds, Instant::now()) {
-            None => service::alive(),
+            None => manager.alive(),
             Some((thread, silent)) => tracing::error!(
                 code = "E-RUN-HUNG",
                 thread,

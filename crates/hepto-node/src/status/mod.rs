@@ -35,6 +35,9 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since the node started.
     pub uptime_s: u64,
+    /// Whether the program took over in a reload a moment ago, and the earlier one still stands by.
+    #[serde(default)]
+    pub on_trial: bool,
     /// Whether everything that this node is configured to do is done.
     pub ready: bool,
     /// The namespace and its uplink.
@@ -151,6 +154,7 @@ pub(crate) mod tests {
             role: "master".into(),
             pid: 1234,
             uptime_s: 7_260,
+            on_trial: false,
             ready: false,
             network: NetworkStatus {
                 namespace: "hepto-acides.grumpy".into(),
