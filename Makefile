@@ -10,10 +10,11 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 CARGO := cargo
 DEMO_ARGS ?=
+ARCH ?=
 VM ?=
 TEST ?=
 
-.PHONY: help demo test test-cluster test-k3s build static lint unit vm clean toolchain deny ansible bench rules
+.PHONY: help demo test test-cluster test-k3s build static dist dist-check lint unit vm clean toolchain deny ansible bench rules
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +47,12 @@ build: toolchain ## The debug build
 # One static binary for any Linux of this architecture.
 static: toolchain ## The release binary, statically linked, in target/hepto-node; EMBED_K3S=PATH puts a k3s inside
 	@scripts/static.sh
+
+dist: ## What a release consists of, in target/dist: deb, rpm, tarball, checksums; ARCH=aarch64 for another machine
+	@ARCH="$(ARCH)" scripts/dist.sh
+
+dist-check: ## The packages of make dist, checked and tried: installed, upgraded, removed (root, Debian; changes nothing here)
+	@scripts/dist-check.sh
 
 lint: toolchain ## Format and clippy, warnings denied
 	$(CARGO) fmt --all --check

@@ -23,6 +23,9 @@ if [ -n "${EMBED_K3S:-}" ]; then
     export EMBED_K3S
     limit=$((limit + $(stat -c %s "$EMBED_K3S")))
 fi
+# No paths of this machine in it, so that others get the same bytes.
+RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=$PWD=. --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
+export RUSTFLAGS
 cargo build --release --locked --package hepto-node --target "$target"
 binary=target/$target/release/hepto-node
 cp "$binary" target/hepto-node

@@ -45,6 +45,10 @@ gather() {
     done
     jq -r 'select(.profile.test and .executable) | [.target.name, .executable] | @tsv' "$place/built.json" |
         while read -r name program; do strip -o "$share/programs/tests/$name" "$program"; done
+    # The package of this very program.
+    if [[ -z ${TEST:-} || " $TEST " == *" deb "* ]]; then
+        PROGRAM=$share/programs/hepto-node ONLY=deb OUT=$share/packages scripts/dist.sh >/dev/null
+    fi
 }
 
 # The tests for one VM, in order of their names; a test without a line `# on:` is for all.
