@@ -4,6 +4,7 @@
 //! missing it fails, with one sentence. Long tests lie in modules that begin early in the alphabet,
 //! so that the others run beside them.
 
+mod anchors;
 mod barrage;
 mod beside;
 mod clock;

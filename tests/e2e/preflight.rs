@@ -22,19 +22,24 @@ const SERVERS: [&str; 4] = [
 ];
 
 /// A home with a config, and a shell script that plants faults before preflight runs there.
-struct Trial {
-    lab: Lab,
-    home: std::sync::Arc<Home>,
-    recipe: Recipe,
+pub struct Trial {
+    pub lab: Lab,
+    pub home: std::sync::Arc<Home>,
+    pub recipe: Recipe,
     plant: Vec<String>,
 }
 
 impl Trial {
     /// A home in which all is well: the router answers, the Internet too.
-    fn new() -> Trial {
+    pub fn new() -> Trial {
+        Trial::at(1, "mars")
+    }
+
+    /// The same in another home, under another name.
+    pub fn at(number: u8, name: &str) -> Trial {
         let lab = new_lab();
-        let home = lab.home(1);
-        let recipe = lab.recipe(1, "mars");
+        let home = lab.home(number);
+        let recipe = lab.recipe(number, name);
         Trial {
             lab,
             home,
@@ -44,7 +49,7 @@ impl Trial {
     }
 
     /// The same with a k3s, which wants more of its machine.
-    fn with_k3s(mut self) -> Trial {
+    pub fn with_k3s(mut self) -> Trial {
         let program = self.lab.directory.join("k3s");
         fs::write(&program, "#!/bin/true\n").expect("a file");
         self.plant(&format!("chmod 755 {}", program.display()));
@@ -57,19 +62,19 @@ impl Trial {
         self
     }
 
-    fn plant(&mut self, script: &str) {
+    pub fn plant(&mut self, script: &str) {
         self.plant.push(script.to_owned());
     }
 
     /// A file of these contents, laid over another one.
-    fn cover(&mut self, path: &str, contents: &str) {
+    pub fn cover(&mut self, path: &str, contents: &str) {
         let file = self.lab.directory.join(path.replace('/', "_"));
         fs::write(&file, contents).expect("a file");
         self.plant(&format!("mount --bind {} {path}", file.display()));
     }
 
     /// Lets the DNS roots and the router's own resolver answer.
-    fn internet(&self) {
+    pub fn internet(&self) {
         let space = self.lab.street.space();
         let links = format!(
             "dev=$(ip -o -4 addr show to {router} | cut -d' ' -f2); for a in {a}/32 {b}/128; do ip addr add $a dev $dev nodad; done",
@@ -94,7 +99,7 @@ impl Trial {
     }
 
     /// Runs preflight there; its exit code and report.
-    fn look(&self) -> (i32, Value) {
+    pub fn look(&self) -> (i32, Value) {
         let node = self.lab.node(&self.home, self.recipe.clone());
         let script = format!("{}\nexec \"$@\"", self.plant.join("\n"));
         let config = node.config.to_str().expect("a plain path");
@@ -124,7 +129,7 @@ impl Trial {
     }
 
     /// Looks, and expects exactly these codes, each with a fix that has the words.
-    fn finds(&self, expected: &[(&str, &str)]) {
+    pub fn finds(&self, expected: &[(&str, &str)]) -> Value {
         let (code, report) = self.look();
         let findings = report["findings"].as_array().expect("a list");
         let mut wrong: Vec<&Value> = findings
@@ -142,6 +147,7 @@ impl Trial {
         assert_eq!(report["passed"], !has_error);
         assert_eq!(code == 0, !has_error);
         self.leaves_nothing();
+        report
     }
 
     fn leaves_nothing(&self) {
@@ -179,7 +185,7 @@ fn run(script: &str) {
 }
 
 /// What this machine lacks by itself is no plant: old cgroups, and a small disk in a tmpfs.
-fn own_warnings(trial: &Trial) -> Vec<(&'static str, &'static str)> {
+pub fn own_warnings(trial: &Trial) -> Vec<(&'static str, &'static str)> {
     let (_, report) = trial.look();
     let found = report["findings"].as_array().cloned().unwrap_or_default();
     [

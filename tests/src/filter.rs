@@ -33,6 +33,13 @@ impl<'a> Filter<'a> {
         Filter::new(street, &format!("{one}_{two}"), &rules)
     }
 
+    /// Lets no datagram in to this UDP port of a home, as the gateways of most homes do with what nobody inside has asked.
+    pub fn closed(street: &'a Street, home: &Home, port: u16) -> Filter<'a> {
+        let door = home.door();
+        let rules = format!("oifname \"{door}\" udp dport {port} drop");
+        Filter::new(street, &format!("{door}_{port}"), &rules)
+    }
+
     fn new(street: &'a Street, name: &str, rules: &str) -> Filter<'a> {
         let space = street.space();
         let table = format!("lab_{name}");

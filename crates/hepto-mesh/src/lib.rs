@@ -7,6 +7,7 @@
 //! facts) and [`seal`] (messages on the wire).
 
 pub mod address;
+pub mod asker;
 pub mod core;
 pub mod driver;
 pub mod gossip;

@@ -1,10 +1,11 @@
 //! Rendezvous messages on the wire: sealed with a key that strangers lack.
 //!
 //! `E8 01 <key id> 00`, 24 bytes of nonce, then XChaCha20-Poly1305 of the body with those four bytes as associated data; at
-//! most 1,200 bytes in all, so that no path has to fragment it. WireGuard's first word is 1 to 4, little-endian: the two
-//! never look alike on their shared port.
+//! most 1,200 bytes in all, so that no path has to fragment it. A PROBE alone may be longer: it is how long a packet may be
+//! that it asks. WireGuard's first word is 1 to 4, little-endian: the two never look alike on their shared port.
 
 pub mod message;
+pub mod probe;
 pub mod replay;
 pub mod token;
 
@@ -19,13 +20,16 @@ pub const DATAGRAM_MAX: usize = 1200;
 pub const OVERHEAD: usize = 4 + 24 + 16;
 /// Longest body in bytes.
 pub const BODY_MAX: usize = DATAGRAM_MAX - OVERHEAD;
+/// Longest datagram of a PROBE: with the headers of UDP and IPv4 it fills an Ethernet frame.
+pub const PROBE_MAX: usize = 1500 - 28;
 /// Shortest datagram that can be a message.
 pub const DATAGRAM_MIN: usize = OVERHEAD + message::HEAD_LENGTH;
 
 /// Random bytes of one datagram.
 pub type Nonce = [u8; 24];
 
-const MAGIC: [u8; 2] = [0xe8, 0x01];
+/// First two bytes of every datagram: magic and version.
+pub const MAGIC: [u8; 2] = [0xe8, 0x01];
 
 /// What a datagram looks like from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub enum Class {
 /// Looks at the outside of a datagram: cheap enough for every stray packet.
 pub fn classify(datagram: &[u8], key_id: u8) -> Class {
     match datagram {
-        [0xe8, 0x01, id, 0, ..] if (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&datagram.len()) => {
+        [0xe8, 0x01, id, 0, ..] if (DATAGRAM_MIN..=PROBE_MAX).contains(&datagram.len()) => {
             if *id == key_id {
                 Class::Ours
             } else {
@@ -73,9 +77,9 @@ impl Seal {
         }
     }
 
-    /// The datagram of `body` (at most [`BODY_MAX`] bytes). A random nonce of 24 bytes never repeats.
+    /// The datagram of `body` (at most [`BODY_MAX`] bytes, more in a PROBE). A random nonce of 24 bytes never repeats.
     pub fn seal(&self, body: &[u8], nonce: Nonce) -> Vec<u8> {
-        debug_assert!(body.len() <= BODY_MAX);
+        debug_assert!(body.len() + OVERHEAD <= PROBE_MAX);
         let payload = Payload {
             msg: body,
             aad: &self.header,
@@ -83,7 +87,7 @@ impl Seal {
         let sealed = self
             .cipher
             .encrypt(&XNonce::from(nonce), payload)
-            .expect("1,200 bytes are within the cipher's limit");
+            .expect("a datagram is within the cipher's limit");
         [self.header.as_slice(), &nonce, &sealed].concat()
     }
 

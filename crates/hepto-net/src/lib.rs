@@ -13,6 +13,7 @@
 pub mod address;
 mod apply;
 pub mod bandwidth;
+pub mod datagram;
 pub mod echo;
 mod error;
 pub mod ethtool;

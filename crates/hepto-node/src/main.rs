@@ -16,6 +16,7 @@ mod metrics;
 mod node;
 mod peers;
 mod preflight;
+mod probe;
 mod quality;
 mod sandbox;
 mod secret;

@@ -1,12 +1,12 @@
 //! Who may speak: tokens, replay windows and limits for those who are not known yet. All tables are bounded.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use super::limit::Bucket;
+use super::limit::{Bucket, SourceLimit, source};
 use crate::seal::replay::Window;
-use crate::seal::token::{LIFETIME, Token, Tokens};
+use crate::seal::token::{LIFETIME, NONE, Token, Tokens};
 
 /// TOKENs to one source at once, and then one each interval.
 const SOURCE_BURST: u32 = 64;
@@ -14,7 +14,16 @@ const SOURCE_INTERVAL: Duration = Duration::from_millis(100);
 /// TOKENs in all.
 const TOTAL_BURST: u32 = 200;
 const TOTAL_INTERVAL: Duration = Duration::from_millis(5);
-const SOURCES_MAX: usize = 1024;
+/// Answers to questions about the way, likewise: a search for a path's MTU asks some thirty times.
+const QUESTION_BURST: u32 = 64;
+const QUESTION_INTERVAL: Duration = Duration::from_millis(200);
+const QUESTIONS_BURST: u32 = 128;
+const QUESTIONS_INTERVAL: Duration = Duration::from_millis(20);
+/// Dial-backs, likewise: they may go to who did not ask, behind the same address.
+const DIAL_BURST: u32 = 4;
+const DIAL_INTERVAL: Duration = Duration::from_secs(10);
+const DIALS_BURST: u32 = 16;
+const DIALS_INTERVAL: Duration = Duration::from_secs(1);
 const WINDOWS_MAX: usize = 1024;
 /// Windows of one source: else one member could fill the table by changing its boot id.
 const WINDOWS_PER_SOURCE: usize = 64;
@@ -36,17 +45,31 @@ pub(super) enum Verdict {
 
 pub(super) struct Door {
     tokens: Tokens,
-    sources: BTreeMap<IpAddr, Bucket>,
-    total: Bucket,
+    issued: SourceLimit,
+    questions: SourceLimit,
+    dials: SourceLimit,
     windows: BTreeMap<(SocketAddr, [u8; 8]), (Window, Instant)>,
 }
 
 impl Door {
     pub fn new(secret: [u8; 32], now: Instant) -> Self {
+        let limit = |each: (u32, Duration), all: (u32, Duration)| {
+            SourceLimit::new(
+                Bucket::new(each.0, each.1, now),
+                Bucket::new(all.0, all.1, now),
+            )
+        };
         Self {
             tokens: Tokens::new(secret, now),
-            sources: BTreeMap::new(),
-            total: Bucket::new(TOTAL_BURST, TOTAL_INTERVAL, now),
+            issued: limit(
+                (SOURCE_BURST, SOURCE_INTERVAL),
+                (TOTAL_BURST, TOTAL_INTERVAL),
+            ),
+            questions: limit(
+                (QUESTION_BURST, QUESTION_INTERVAL),
+                (QUESTIONS_BURST, QUESTIONS_INTERVAL),
+            ),
+            dials: limit((DIAL_BURST, DIAL_INTERVAL), (DIALS_BURST, DIALS_INTERVAL)),
             windows: BTreeMap::new(),
         }
     }
@@ -61,12 +84,44 @@ impl Door {
         now: Instant,
     ) -> Verdict {
         if !self.tokens.holds(token, from, boot, now) {
-            return if self.may_token(from.ip(), now) {
-                Verdict::Token(self.tokens.issue(from, boot, now))
-            } else {
-                Verdict::Limited
-            };
+            return self.token(from, boot, now);
         }
+        self.passes(from, boot, counter, now)
+    }
+
+    /// Judges a question about the way by its head alone. [`Verdict::Token`] is not to be followed here.
+    pub fn question(
+        &mut self,
+        from: SocketAddr,
+        boot: [u8; 8],
+        counter: u64,
+        token: &Token,
+        now: Instant,
+    ) -> Verdict {
+        if !self.tokens.holds(token, from, boot, now) {
+            return Verdict::Token(NONE);
+        }
+        match self.passes(from, boot, counter, now) {
+            Verdict::Pass if !self.questions.take(from.ip(), now) => Verdict::Limited,
+            verdict => verdict,
+        }
+    }
+
+    /// Whether one more dial-back may go to `to`.
+    pub fn may_dial(&mut self, to: IpAddr, now: Instant) -> bool {
+        self.dials.take(to, now)
+    }
+
+    fn token(&mut self, from: SocketAddr, boot: [u8; 8], now: Instant) -> Verdict {
+        if self.issued.take(from.ip(), now) {
+            Verdict::Token(self.tokens.issue(from, boot, now))
+        } else {
+            Verdict::Limited
+        }
+    }
+
+    /// Whether who has proved his address says something new.
+    fn passes(&mut self, from: SocketAddr, boot: [u8; 8], counter: u64, now: Instant) -> Verdict {
         let key = (from, boot);
         if !self.windows.contains_key(&key) && !self.make_room(source(from.ip()), now) {
             return Verdict::Limited;
@@ -78,21 +133,6 @@ impl Door {
         } else {
             Verdict::Replayed
         }
-    }
-
-    fn may_token(&mut self, from: IpAddr, now: Instant) -> bool {
-        let source = source(from);
-        if !self.sources.contains_key(&source) && self.sources.len() >= SOURCES_MAX {
-            self.sources.retain(|_, bucket| !bucket.is_full(now));
-            if self.sources.len() >= SOURCES_MAX {
-                return false;
-            }
-        }
-        let bucket = self
-            .sources
-            .entry(source)
-            .or_insert_with(|| Bucket::new(SOURCE_BURST, SOURCE_INTERVAL, now));
-        bucket.take(now) && self.total.take(now)
     }
 
     fn make_room(&mut self, from: IpAddr, now: Instant) -> bool {
@@ -111,19 +151,10 @@ impl Door {
     }
 }
 
-/// What counts as one source: an IPv4 address, or an IPv6 /64, of which a host has all addresses.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::testing;
-    use crate::seal::token::NONE;
 
     const BOOT: [u8; 8] = [1; 8];
 
@@ -203,7 +234,7 @@ mod tests {
                 }
             }
         }
-        assert!(door.sources.len() <= SOURCES_MAX && door.windows.len() <= WINDOWS_MAX);
+        assert!(door.issued.sources() <= 1024 && door.windows.len() <= WINDOWS_MAX);
         let mut passed = 0;
         let mut door = Door::new([0; 32], now);
         for run in 0..200u64 {

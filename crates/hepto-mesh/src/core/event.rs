@@ -131,6 +131,16 @@ pub enum Output {
         /// At most 1,200 of them.
         bytes: Vec<u8>,
     },
+    /// Send a datagram from a port of its own, from which nothing was ever sent: a dial-back. From the mesh's own port a
+    /// gateway would let it in as an answer.
+    Dial {
+        /// Destination: an address that was proved, and the port that it named.
+        to: SocketAddr,
+        /// Local address.
+        from: Option<IpAddr>,
+        /// Some 90 of them.
+        bytes: Vec<u8>,
+    },
     /// A difference of the set of peers.
     Peer(PeerChange),
     /// The tunnel is to send a handshake initiation.

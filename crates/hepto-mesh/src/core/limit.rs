@@ -1,6 +1,57 @@
-//! A token bucket in made-up time.
+//! Token buckets in made-up time.
 
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
+
+/// Sources that one limit remembers.
+const SOURCES_MAX: usize = 1024;
+
+/// A bucket a source and one for all, in a bounded table.
+#[derive(Debug)]
+pub(super) struct SourceLimit {
+    each: Bucket,
+    all: Bucket,
+    sources: BTreeMap<IpAddr, Bucket>,
+}
+
+impl SourceLimit {
+    /// `each` is what one source has, `all` what all have together.
+    pub fn new(each: Bucket, all: Bucket) -> Self {
+        Self {
+            each,
+            all,
+            sources: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one for the source of `from`, if there is one.
+    pub fn take(&mut self, from: IpAddr, now: Instant) -> bool {
+        let source = source(from);
+        if !self.sources.contains_key(&source) && self.sources.len() >= SOURCES_MAX {
+            self.sources.retain(|_, bucket| !bucket.is_full(now));
+            if self.sources.len() >= SOURCES_MAX {
+                return false;
+            }
+        }
+        let each = &self.each;
+        let bucket = self.sources.entry(source).or_insert_with(|| each.clone());
+        bucket.take(now) && self.all.take(now)
+    }
+
+    #[cfg(test)]
+    pub fn sources(&self) -> usize {
+        self.sources.len()
+    }
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 /64, of which a host has all addresses.
+pub(super) fn source(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) & !u128::from(u64::MAX)).into(),
+    }
+}
 
 /// Lets `burst` pass at once, then one per `interval`.
 #[derive(Debug, Clone)]

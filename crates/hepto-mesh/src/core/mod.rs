@@ -4,7 +4,8 @@
 //! [`Core::next_timeout`] says when [`Input::Timeout`] is due. There is no socket, file, clock or randomness in here: time is
 //! an argument, nonces come from the seed given at construction. One seed and one history give one outcome.
 //!
-//! A message goes through `receive` (and `door`, which asks for tokens), books are compared in `conversation`, what is
+//! A message goes through `receive` (and `door`, which asks for tokens; `probe` answers questions about the way), books are
+//! compared in `conversation`, what is
 //! learnt lands in `book`, `membership` turns that into peers of the tunnel, `handshake` decides who starts a session, and
 //! `schedule` decides when to ask again.
 
@@ -21,6 +22,7 @@ mod letter;
 mod limit;
 mod membership;
 mod notice;
+mod probe;
 mod receive;
 mod refusal;
 mod report;
@@ -432,12 +434,16 @@ impl Core {
     }
 
     fn transmit(&mut self, to: SocketAddr, from: Option<IpAddr>, body: &[u8]) -> Nonce {
+        let (nonce, bytes) = self.sealed(body);
+        self.outputs.push_back(Output::Transmit { to, from, bytes });
+        nonce
+    }
+
+    fn sealed(&mut self, body: &[u8]) -> (Nonce, Vec<u8>) {
         let mut nonce = [0; 24];
         self.rng.fill_bytes(&mut nonce);
         self.counters.sent += 1;
-        let bytes = self.seal.seal(body, nonce);
-        self.outputs.push_back(Output::Transmit { to, from, bytes });
-        nonce
+        (nonce, self.seal.seal(body, nonce))
     }
 
     /// 85 to 115 % of `time`, so that nodes do not march in step.

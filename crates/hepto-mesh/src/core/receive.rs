@@ -11,6 +11,7 @@ use super::refusal::Refusal;
 use super::{Core, Notice};
 use crate::name::NodeName;
 use crate::record::{RecordError, Unverified};
+use crate::seal::DATAGRAM_MAX;
 use crate::seal::message::{HELLO_MIN, Head, Hello, Kind, Part, Sync, TokenReply};
 use crate::wire::{plain, plain_socket};
 
@@ -44,6 +45,8 @@ impl Core {
                 .came_back(head.counter, crate::seal::nonce(bytes), now);
         }
         let parsed = match head.kind {
+            Kind::Probe => self.probe(&head, rest, bytes.len(), from, to, now),
+            _ if bytes.len() > DATAGRAM_MAX => None,
             Kind::Hello if bytes.len() < HELLO_MIN => None,
             Kind::Hello => self.hello(&head, rest, from, to, now),
             Kind::Token => TokenReply::parse(rest).map(|reply| self.token(&reply, from, now)),

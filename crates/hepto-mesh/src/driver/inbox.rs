@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 /// First two bytes of every envelope: magic and version. A WireGuard message begins with 1 to 4.
-pub const MAGIC: [u8; 2] = [0xE8, 0x01];
+pub use crate::seal::MAGIC;
 /// The shortest envelope, in bytes: header 4, nonce 24, body's head 33, tag 16.
 pub const SHORTEST: usize = 4 + 24 + 33 + 16;
-/// The longest envelope, in bytes.
-pub const LONGEST: usize = 1200;
+/// The longest envelope, in bytes: a PROBE that fills an Ethernet frame.
+pub const LONGEST: usize = crate::seal::PROBE_MAX;
 
 /// Datagrams that may wait, from live peers and from others.
 const PEERS: usize = 256;

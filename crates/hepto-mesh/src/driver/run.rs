@@ -1,7 +1,8 @@
 //! The thread's loop: whatever happens goes into the core, whatever comes out of it is done.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -222,6 +223,11 @@ impl Driver {
                     tracing::debug!("{} bytes for {to} were not sent: {error}", bytes.len());
                 }
             }
+            Output::Dial { to, from, bytes } => {
+                if let Err(error) = dial(&bytes, to, from) {
+                    tracing::debug!("a dial-back to {to} was not sent: {error}");
+                }
+            }
             Output::Peer(change) => self.tell(Event::Peer(change)),
             Output::Handshake {
                 public_key,
@@ -352,6 +358,17 @@ async fn hear(gossip: Option<&mut Gossip>) -> Heard {
         Some(gossip) => gossip.hear().await,
         None => std::future::pending().await,
     }
+}
+
+/// Sends from a port of its own, which is closed at once: nothing is awaited there. This thread is in the node's namespace.
+fn dial(bytes: &[u8], to: SocketAddr, from: Option<IpAddr>) -> io::Result<()> {
+    let any = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((from.unwrap_or(any), 0))?;
+    socket.set_nonblocking(true)?;
+    socket.send_to(bytes, to).map(drop)
 }
 
 fn own(saved: &Saved) -> (u32, u8, bool) {

@@ -6,7 +6,8 @@
 //!   answer to a forged source address is always smaller.
 //! - 2 TOKEN: counter of the HELLO 8, token 16, the address that it came from 18.
 //! - 3 SYNC: counter of what it answers 8, the address that that came from 18, flags 1, then parts: tag 1, length 2, value.
-//! - 4 to 15: reserved (probe, call, relay).
+//! - 4 PROBE: see [`probe`](super::probe).
+//! - 5 to 15: reserved (call, relay).
 
 use std::net::SocketAddr;
 
@@ -44,6 +45,8 @@ pub enum Kind {
     Token = 2,
     /// Compares books.
     Sync = 3,
+    /// Tries the way.
+    Probe = 4,
 }
 
 /// The front of every body.
@@ -67,6 +70,7 @@ impl Head {
             1 => Kind::Hello,
             2 => Kind::Token,
             3 => Kind::Sync,
+            4 => Kind::Probe,
             _ => return None,
         };
         let head = Self {
@@ -78,7 +82,7 @@ impl Head {
         Some((head, reader.rest()))
     }
 
-    fn write(&self) -> Vec<u8> {
+    pub(super) fn write(&self) -> Vec<u8> {
         let mut body = Vec::with_capacity(BODY_MAX);
         body.push(self.kind as u8);
         body.extend_from_slice(&self.boot);
@@ -393,7 +397,7 @@ mod tests {
             record: &[],
         }
         .write(&head(Kind::Hello));
-        for kind in (0..=255).filter(|kind| !(1..=3).contains(kind)) {
+        for kind in (0..=255).filter(|kind| !(1..=4).contains(kind)) {
             body[0] = kind;
             assert_eq!(Head::parse(&body), None);
         }

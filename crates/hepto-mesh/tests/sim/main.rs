@@ -10,6 +10,7 @@ mod chaos;
 mod contact;
 mod life;
 mod node;
+mod probe;
 mod tunnel;
 mod world;
 

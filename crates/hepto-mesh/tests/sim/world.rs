@@ -17,6 +17,8 @@ use crate::node::Node;
 use crate::tunnel::{Packet, Tunnel};
 
 pub const PORT: u16 = 51820;
+/// Where dial-backs come from.
+pub const DIAL_PORT: u16 = 60000;
 pub const KEY: &str = "abcdefghijklmnopqrstuvwxyz012345";
 
 pub fn seconds(number: u64) -> Duration {
@@ -281,6 +283,7 @@ impl World {
             match output {
                 Output::Save => it.disk = it.core.as_ref().expect("it runs").saved(now).encode(),
                 Output::Transmit { to, bytes, .. } => self.send(node, to, Payload::Message(bytes)),
+                Output::Dial { to, bytes, .. } => self.dial(node, to, Payload::Message(bytes)),
                 Output::Peer(PeerChange::Set(peer)) => {
                     it.tunnel.add(peer.public_key);
                     self.at(
@@ -357,6 +360,15 @@ impl World {
             None => SocketAddr::new(ip, PORT),
         };
         self.inject(from, to, payload);
+    }
+
+    /// From a port of its own, that nothing was sent from before.
+    fn dial(&mut self, node: usize, to: SocketAddr, payload: Payload) {
+        let it = &self.nodes[node];
+        let own = it.nat.as_ref().map(|nat| nat.public.into());
+        if let Some(ip) = own.or_else(|| it.addresses.first().copied()) {
+            self.inject(SocketAddr::new(ip, DIAL_PORT), to, payload);
+        }
     }
 
     /// Puts a packet on the wire as if from `from`.

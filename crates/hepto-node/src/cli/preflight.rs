@@ -28,7 +28,7 @@ pub fn run(args: PreflightArgs) -> anyhow::Result<ExitCode> {
         Ok((config, warnings)) => {
             if io::stderr().is_terminal() {
                 eprintln!(
-                    "trying what {} needs; this takes about ten seconds",
+                    "trying what {} needs; this takes ten to thirty seconds",
                     config.node.name
                 );
             }
@@ -36,6 +36,8 @@ pub fn run(args: PreflightArgs) -> anyhow::Result<ExitCode> {
                 .enable_all()
                 .build()?;
             let report = runtime.block_on(preflight::run(&config, &warnings.diagnostics));
+            // A resolver that is still waited for is not.
+            runtime.shutdown_background();
             (report, Exit::Failed)
         }
     };

@@ -1,9 +1,10 @@
 //! `hepto-node preflight`: whether a node can live here, found out by trying.
 //!
 //! `machine` looks at what the host is, `storage` writes and mounts where the data will lie, `uplink` makes the node's own network
-//! for a moment and asks its gateways, its resolvers and the Internet from inside. A node that runs is asked in its
-//! own network. Nothing stays behind.
+//! for a moment and asks its gateways, its resolvers, the Internet and the `anchors` from inside. A node that runs is asked
+//! in its own network. Nothing stays behind.
 
+mod anchors;
 mod machine;
 mod storage;
 mod uplink;

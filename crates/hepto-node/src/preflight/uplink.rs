@@ -9,7 +9,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use rand_core::Rng;
 
-use super::Finding;
+use super::{Finding, anchors};
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::node::settings;
@@ -43,6 +43,7 @@ pub async fn look(config: &Config) -> Vec<Finding> {
             "the node runs; its own network is tried",
         )];
         found.extend(ask(config, &entry).await);
+        found.extend(anchors::look(config, &entry).await);
         return found;
     }
     // A node's name holds no dot, so no node has this namespace.
@@ -91,6 +92,7 @@ async fn try_uplink(config: &Config, network: &mut Network) -> Vec<Finding> {
         }
     });
     found.extend(ask(config, &network.entry()).await);
+    found.extend(anchors::look(config, &network.entry()).await);
     found
 }
 
