@@ -40,6 +40,13 @@ impl<'a> Filter<'a> {
         Filter::new(street, &format!("{door}_{port}"), &rules)
     }
 
+    /// Loses packets of more than so many bytes on their way to a home, and says nothing of it: the worst kind of line.
+    pub fn narrow(street: &'a Street, home: &Home, bytes: u16) -> Filter<'a> {
+        let door = home.door();
+        let rules = format!("oifname \"{door}\" meta length > {bytes} drop");
+        Filter::new(street, &format!("{door}_narrow"), &rules)
+    }
+
     fn new(street: &'a Street, name: &str, rules: &str) -> Filter<'a> {
         let space = street.space();
         let table = format!("lab_{name}");

@@ -23,6 +23,7 @@ mod secret;
 mod snapshot;
 mod state;
 mod status;
+mod survey;
 mod target;
 mod uapi;
 mod uninstall;

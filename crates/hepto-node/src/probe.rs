@@ -14,6 +14,7 @@ use hepto_mesh::seal::MAGIC;
 use hepto_mesh::seal::probe::QUESTION_MIN;
 use hepto_net::datagram::Line;
 use rand_core::Rng;
+use rustix::io::Errno;
 
 use crate::secret::SystemRandom;
 
@@ -55,6 +56,56 @@ pub enum DialBack {
     Blocked,
     /// It was not sent: there were too many of late, or the node is of a version that knows none.
     Refused,
+}
+
+/// How large a packet may be on a way, its IP header included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathMtu {
+    /// So many bytes and no more.
+    Exact(u16),
+    /// So many at least: our own link, or an Ethernet frame, holds no more.
+    AtLeast(u16),
+    /// Not even [`LEAST`].
+    Below,
+    /// The node is of a version that answers no such question, or is asked too much.
+    Unknown,
+}
+
+impl PathMtu {
+    /// The `network.mtu` that this way bears. The tunnel leaves room for an outer header of IPv6, and that of IPv4 is 20
+    /// bytes shorter.
+    pub fn bears(self, v6: bool) -> Option<u16> {
+        match self {
+            PathMtu::Exact(bytes) | PathMtu::AtLeast(bytes) if v6 => Some(bytes),
+            PathMtu::Exact(bytes) | PathMtu::AtLeast(bytes) => Some((bytes + 20).min(MOST)),
+            PathMtu::Below | PathMtu::Unknown => None,
+        }
+    }
+}
+
+impl std::fmt::Display for PathMtu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PathMtu::Exact(bytes) => write!(f, "{bytes}"),
+            PathMtu::AtLeast(bytes) => write!(f, "{bytes} or more"),
+            PathMtu::Below => write!(f, "less than {LEAST}"),
+            PathMtu::Unknown => write!(f, "unknown"),
+        }
+    }
+}
+
+/// The smallest MTU that IPv6 allows (RFC 8200 §5), bytes.
+pub const LEAST: u16 = 1280;
+/// What an Ethernet frame holds, bytes: no more is tried.
+pub const MOST: u16 = 1500;
+
+/// What became of a packet of one size.
+#[derive(PartialEq, Eq)]
+enum Tried {
+    Arrived,
+    Lost,
+    /// Larger than our own link.
+    NotSent,
 }
 
 impl Way {
@@ -130,6 +181,77 @@ impl Way {
         Ok(outcome)
     }
 
+    /// Searches the largest packet that arrives, by halves: at most ten sizes, each sent three times before it counts as
+    /// lost. Answers are small, so only the way there is measured.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn mtu(&mut self) -> io::Result<PathMtu> {
+        let Some(patience) = self.round_trip()? else {
+            return Ok(PathMtu::Unknown);
+        };
+        let mut carries = |size: u16| self.carries(size, patience);
+        if carries(LEAST)? != Tried::Arrived {
+            return Ok(PathMtu::Below);
+        }
+        let most = carries(MOST)?;
+        if most == Tried::Arrived {
+            return Ok(PathMtu::AtLeast(MOST));
+        }
+        let (mut arrives, mut fails, mut ours) = (LEAST, MOST, most == Tried::NotSent);
+        while fails - arrives > 1 {
+            let size = arrives.midpoint(fails);
+            match carries(size)? {
+                Tried::Arrived => arrives = size,
+                tried => (fails, ours) = (size, tried == Tried::NotSent),
+            }
+        }
+        Ok(match ours {
+            true => PathMtu::AtLeast(arrives),
+            false => PathMtu::Exact(arrives),
+        })
+    }
+
+    /// How long to wait for answers: some times what one took.
+    fn round_trip(&mut self) -> io::Result<Option<Duration>> {
+        for _ in 0..TRIES {
+            let question = self.asker.question(QUESTION_MIN, None);
+            let sent = Instant::now();
+            self.line.send(&question)?;
+            if self
+                .hear(ANSWER, |heard| matches!(heard, Heard::Arrived { .. }))?
+                .is_some()
+            {
+                return Ok(Some((sent.elapsed() * 4).clamp(ANSWER / 4, ANSWER)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn carries(&mut self, size: u16, patience: Duration) -> io::Result<Tried> {
+        let headers = if self.remote.is_ipv6() { 48 } else { 28 };
+        let length = usize::from(size) - headers;
+        let arrived = |heard: &Heard| matches!(heard, Heard::Arrived { length: arrived, .. } if *arrived == length);
+        for _ in 0..TRIES {
+            let question = self.asker.question(length, None);
+            let answer = self
+                .line
+                .send(&question)
+                .map(|()| self.hear(patience, arrived));
+            match answer {
+                Ok(Ok(Some(_))) => return Ok(Tried::Arrived),
+                Ok(Ok(None)) => {}
+                // A router said so; it may have been anyone, so the packet is tried again.
+                Ok(Err(error)) if is_too_large(&error) => {}
+                Err(error) if is_too_large(&error) => {
+                    return Ok(Tried::NotSent);
+                }
+                Ok(Err(error)) | Err(error) => return Err(error),
+            }
+        }
+        Ok(Tried::Lost)
+    }
+
     /// The first answer that is `wanted`.
     fn hear(
         &mut self,
@@ -147,4 +269,8 @@ impl Way {
         }
         Ok(None)
     }
+}
+
+fn is_too_large(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
 }

@@ -11,6 +11,7 @@ mod k3s;
 mod keys;
 mod kubectl;
 mod manual;
+mod mtu;
 mod pause;
 mod ping;
 mod preflight;
@@ -68,6 +69,8 @@ enum Command {
     Peers(show::PeersArgs),
     /// Whether another node answers through the tunnel, and by which way
     Ping(ping::PingArgs),
+    /// How much a packet to each other node holds, and which MTU the cluster could agree on
+    Mtu(mtu::MtuArgs),
     /// Wait until the mesh is up, k3s serves, or the node is ready
     Wait(wait::WaitArgs),
     /// Gather all that helps to find out what is wrong, without any key
@@ -139,6 +142,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => show::status(args),
         Command::Peers(args) => show::peers(args),
         Command::Ping(args) => ping::run(args),
+        Command::Mtu(args) => mtu::run(args),
         Command::Diagnose(args) => diagnose::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Kubectl(args) => kubectl::run(args),

@@ -149,7 +149,8 @@ fn find(args: &PingArgs, node: &RunDirectory) -> anyhow::Result<PeerStatus> {
     Ok(peer.clone())
 }
 
-fn unknown(name: &str, node: &RunDirectory, peers: &[PeerStatus]) -> Fault {
+/// The refusal of a name that no other node has.
+pub(super) fn unknown(name: &str, node: &RunDirectory, peers: &[PeerStatus]) -> Fault {
     if name == node.node {
         return Fault::new("E-PING-NAME", format!("{name} is this node itself"))
             .fix("name another one: hepto-node peers lists them");
@@ -172,7 +173,7 @@ fn unknown(name: &str, node: &RunDirectory, peers: &[PeerStatus]) -> Fault {
 }
 
 /// The door to the node's network.
-fn enter(node: &RunDirectory) -> anyhow::Result<Entry> {
+pub(super) fn enter(node: &RunDirectory) -> anyhow::Result<Entry> {
     let marker = address::marker(&node.cluster, &node.node);
     let name = node.namespace();
     let name = name.file_name().unwrap_or_default().to_string_lossy();

@@ -185,6 +185,7 @@ impl Life<'_> {
                 addresses: member.addresses.clone(),
                 public_key: STANDARD.encode(member.public_key),
                 endpoint: peer.and_then(|peer| peer.endpoint),
+                endpoints: member.endpoints.iter().map(|it| it.address).collect(),
                 handshake_age_s: peer
                     .and_then(|peer| peer.last_handshake)
                     .map(|age| age.as_secs()),

@@ -1,4 +1,5 @@
-//! The anchors, asked from the node's own network: whether they answer, and whether they reach this node unasked.
+//! The anchors, asked from the node's own network: whether they answer, how much a packet to them holds, and whether they
+//! reach this node unasked.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +14,7 @@ use tokio::net::lookup_host;
 use super::Finding;
 use crate::config::Config;
 use crate::node::settings;
-use crate::probe::{DialBack, Greeting, Way};
+use crate::probe::{DialBack, Greeting, PathMtu, Way};
 
 /// How long a name may take to resolve.
 const LOOKUP: Duration = Duration::from_secs(5);
@@ -26,6 +27,7 @@ const DIALLERS: usize = 2;
 struct Asked {
     address: SocketAddr,
     greeting: io::Result<Greeting>,
+    mtu: PathMtu,
     way: Option<Way>,
 }
 
@@ -67,6 +69,7 @@ struct Place {
     /// Its port forwards.
     endpoints: Vec<SocketAddr>,
     port: u16,
+    mtu: u16,
 }
 
 impl Place {
@@ -76,6 +79,7 @@ impl Place {
             auto: config.network.auto,
             endpoints: config.mesh.endpoints.clone(),
             port: config.mesh.port,
+            mtu: config.network.mtu,
         }
     }
 
@@ -147,19 +151,28 @@ fn ask(place: &Place, keys: &Derived, resolved: Vec<Resolved>) -> Vec<Finding> {
             .map(|(anchor, ways)| answers(anchor, ways, &ours)),
     );
     for v6 in [true, false] {
+        found.extend(fits(place, v6, &asked));
         found.extend(reached(place, serves, v6, &mut asked));
     }
     found
 }
 
 fn greet(keys: &Derived, address: SocketAddr) -> Asked {
-    let (greeting, way) = match Way::open(keys, 0, address) {
+    let (mut greeting, mut way) = match Way::open(keys, 0, address) {
         Ok(mut way) => (way.greet(), Some(way)),
         Err(error) => (Err(error), None),
     };
+    let mut mtu = PathMtu::Unknown;
+    if let (Ok(Greeting::Alive { .. }), Some(way)) = (&greeting, &mut way) {
+        match way.mtu() {
+            Ok(found) => mtu = found,
+            Err(error) => greeting = Err(error),
+        }
+    }
     Asked {
         address,
         greeting,
+        mtu,
         way,
     }
 }
@@ -323,4 +336,36 @@ fn reached(
             .why(format!("this node reaches only nodes that are open themselves; of two closed ones neither reaches the other{also}"))
             .fix(fix),
     )
+}
+
+/// Whether the tunnel's packets fit the narrowest way to an anchor by this family.
+fn fits(place: &Place, v6: bool, asked: &[(Anchor, Vec<Asked>)]) -> Option<Finding> {
+    let (check, family) = match v6 {
+        true => ("anchor.mtu-v6", "IPv6"),
+        false => ("anchor.mtu-v4", "IPv4"),
+    };
+    let all = asked
+        .iter()
+        .flat_map(|(anchor, ways)| ways.iter().map(move |way| (anchor, way)));
+    let measured =
+        all.filter(|(_, way)| way.address.is_ipv6() == v6 && way.mtu != PathMtu::Unknown);
+    let (anchor, way) = measured.min_by_key(|(_, way)| way.mtu.bears(v6))?;
+    let what = format!(
+        "a packet to the anchor {anchor} by {family} holds {} bytes, and network.mtu is {}",
+        way.mtu, place.mtu
+    );
+    let why = "a larger one is cut in pieces, or lost: small things work, and large ones hang";
+    match way.mtu.bears(v6) {
+        Some(bears) if bears >= place.mtu => Some(Finding::ok(check, what)),
+        Some(bears) => Some(
+            Finding::warning(check, "W-PREFLIGHT-MTU", what)
+                .why(why)
+                .fix(format!("network.mtu = {bears} in the config of every node; hepto-node mtu measures the other pairs once they run")),
+        ),
+        None => Some(
+            Finding::warning(check, "W-PREFLIGHT-MTU", what)
+                .why(why)
+                .fix("IPv6 needs 1280 everywhere: look for a tunnel or a VPN on this line, and take the node's packets out of it"),
+        ),
+    }
 }

@@ -48,6 +48,8 @@ pub async fn look(config: &Config) -> Vec<Finding> {
     }
     // A node's name holds no dot, so no node has this namespace.
     wanted.namespace.push_str(".preflight");
+    // As large as the host's link allows: whether a way holds more than the config says is asked too.
+    wanted.uplink.mtu = wanted.uplink.mtu.max(link_mtu(&config.network.interface));
     let mut network = match Network::open(wanted).await {
         Ok(network) => network,
         Err(error) => return vec![Finding::fault("uplink.make", Fault::from(error))],
@@ -62,6 +64,14 @@ pub async fn look(config: &Config) -> Vec<Finding> {
         .into_iter()
         .map(|error| Finding::fault("uplink.remove", error.into()));
     found.into_iter().chain(left).collect()
+}
+
+/// The MTU of a link of the host, bytes.
+fn link_mtu(interface: &str) -> Option<u32> {
+    let path = std::path::Path::new("/sys/class/net")
+        .join(interface)
+        .join("mtu");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 async fn try_uplink(config: &Config, network: &mut Network) -> Vec<Finding> {

@@ -17,6 +17,9 @@ pub struct PeerStatus {
     pub public_key: String,
     /// Where its packets come from.
     pub endpoint: Option<SocketAddr>,
+    /// Where it says that it can be reached.
+    #[serde(default)]
+    pub endpoints: Vec<SocketAddr>,
     /// Seconds since the last handshake.
     pub handshake_age_s: Option<u64>,
     /// Whether there is a live session.
@@ -91,6 +94,7 @@ pub(crate) mod tests {
             addresses: vec!["fd00::7".parse().expect("v6")],
             public_key: String::new(),
             endpoint: Some("192.0.2.7:51820".parse().expect("an endpoint")),
+            endpoints: Vec::new(),
             handshake_age_s: Some(70),
             session: true,
             rtt_ms: Some(12.345),

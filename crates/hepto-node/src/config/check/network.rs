@@ -420,7 +420,7 @@ fn mtu(value: Option<&Spanned<i64>>, checking: &mut Checking<'_>) -> Option<u16>
             let found = Diagnostic::error("E-NET-MTU", what).at(value.span());
             checking.report(
                 found.fix(
-                    "leave it at 1400, or measure: `ping -M do -s 1372 ADDRESS` passes at 1400",
+                    "leave it at 1400, or measure: hepto-node preflight asks the anchors, hepto-node mtu all nodes",
                 ),
             );
         }
