@@ -21,8 +21,8 @@ reload_nodes() {
         } >&2
     done
     if [ -e /etc/systemd/system/hepto-node@.service ]; then
-        echo "hepto-node: /etc/systemd/system/hepto-node@.service comes before the package's unit; remove it if it is of an" \
-            "earlier installation by hand" >&2
+        echo "hepto-node: /etc/systemd/system/hepto-node@.service comes before the package's unit;" \
+            "remove it if it is of an earlier installation by hand" >&2
     fi
 }
 

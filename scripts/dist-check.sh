@@ -59,13 +59,13 @@ machine() {
     mkdir "$view/upper" "$view/work" "$view/root"
     mount -t overlay overlay -o "lowerdir=/,upperdir=$view/upper,workdir=$view/work" "$view/root" ||
         fail "this kernel has no overlay file system; try: modprobe overlay"
-    root=$view/root
+    root=$view/root units=$view/root/etc/systemd/system
     mount -t tmpfs tmpfs "$root/run"
     mount --rbind /dev "$root/dev"
     mount -t proc proc "$root/proc"
     mkdir -p "$root/packages" "$root/run/systemd/system"
     mount -t tmpfs tmpfs "$root/packages"
-    rm -rf "$root/etc/hepto" "$root"/etc/systemd/system/hepto-node@* "$root/usr/sbin/policy-rc.d" "$root/usr/local/bin/hepto-node"
+    rm -rf "$root/etc/hepto" "$units"/hepto-node@* "$root/usr/sbin/policy-rc.d" "$root/usr/local/bin/hepto-node"
     # Reading all manual pages of this machine anew, at each installation, would take most of the time.
     rm -f "$root/var/lib/man-db/auto-update"
     [ -e "$root/var/lib/dpkg/status" ] || fail "/var is a file system of its own here: this check sees the root's alone"
@@ -79,7 +79,7 @@ case "$*" in
 esac
 STANDIN
     chmod 0755 "$root/usr/bin/systemctl"
-    mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+    mkdir -p "$units/multi-user.target.wants"
 }
 
 # Two running nodes, with configs, keys, data, and units that start at boot.
@@ -88,9 +88,10 @@ nodes() {
     : >"$root/run/nodes"
     for name in mars venus; do
         echo "hepto-node@$name.service loaded active running Kubernetes node $name" >>"$root/run/nodes"
-        printf '[node]\nname = "%s"\nstorage = "/srv/check"\n[cluster]\nname = "acides"\n' "$name" >"$root/etc/hepto/$name.toml"
+        printf '[node]\nname = "%s"\nstorage = "/srv/check"\n[cluster]\nname = "acides"\n' "$name" \
+            >"$root/etc/hepto/$name.toml"
         mkdir -p "$root/srv/check/$name"
-        ln -sf /lib/systemd/system/hepto-node@.service "$root/etc/systemd/system/multi-user.target.wants/hepto-node@$name.service"
+        ln -sf /lib/systemd/system/hepto-node@.service "$units/multi-user.target.wants/hepto-node@$name.service"
     done
     echo secret >"$root/etc/hepto/acides.cluster.key"
 }
@@ -99,7 +100,8 @@ nodes() {
 inside() {
     rm -f "$root/run/told"
     local code=0
-    chroot "$root" /usr/bin/env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@" >"$view/said" 2>&1 || code=$?
+    chroot "$root" /usr/bin/env DEBIAN_FRONTEND=noninteractive PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@" \
+        >"$view/said" 2>&1 || code=$?
     sed 's/^--system //' "$root/run/told" >"$view/told" 2>/dev/null || : >"$view/told"
     [ $code = 0 ] || { cat "$view/said" >&2; fail "$* ended with $code"; }
 }
@@ -133,7 +135,9 @@ both_reloaded() {
 
 # --- The deb.
 
-status() { chroot "$root" dpkg-query --show --showformat '${db:Status-Status} ${Version}' hepto-node 2>/dev/null || echo absent; }
+status() {
+    chroot "$root" dpkg-query --show --showformat '${db:Status-Status} ${Version}' hepto-node 2>/dev/null || echo absent
+}
 
 deb_life() {
     local dpkg=(dpkg --force-unsafe-io) next
@@ -195,7 +199,7 @@ deb_life() {
     ! grep -qx daemon-reload "$view/told" || fail "$step: systemd would forget what it knows of running nodes"
     said "systemctl stop $node"
     keeps
-    [ -L "$root/etc/systemd/system/multi-user.target.wants/$node" ] || fail "$step: $node would not come back"
+    [ -L "$units/multi-user.target.wants/$node" ] || fail "$step: $node would not come back"
     inside "${dpkg[@]}" --install /packages/next.deb
 
     step "deb: purged, nodes end, and the owner keeps configs, keys and data"
@@ -205,19 +209,19 @@ deb_life() {
     keeps
     said "    /etc/hepto"
     said "    /srv/check/venus"
-    [ -z "$(find "$root/etc/systemd/system" -name 'hepto-node@*')" ] || fail "$step: links to the unit are left"
+    [ -z "$(find "$units" -name 'hepto-node@*')" ] || fail "$step: links to the unit are left"
     [ "$(status)" = absent ] || fail "$step: dpkg says $(status)"
 
     step "deb: purged where the owner has a unit of his own"
     inside "${dpkg[@]}" --install /packages/first.deb
     nodes
-    echo '[Service]' >"$root/etc/systemd/system/hepto-node@.service"
+    echo '[Service]' >"$units/hepto-node@.service"
     inside "${dpkg[@]}" --install /packages/next.deb
     said "comes before the package's unit"
     inside "${dpkg[@]}" --purge hepto-node
     told_only
-    [ -L "$root/etc/systemd/system/multi-user.target.wants/$node" ] || fail "$step: his $node would not start any more"
-    rm -r "$root"/etc/systemd/system/hepto-node@.service "$root"/etc/systemd/system/multi-user.target.wants/hepto-node@*
+    [ -L "$units/multi-user.target.wants/$node" ] || fail "$step: his $node would not start any more"
+    rm -r "$units/hepto-node@.service" "$units"/multi-user.target.wants/hepto-node@*
     rm -r "$root/etc/hepto" "$root/srv/check" "$root/run/nodes"
 }
 

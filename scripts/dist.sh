@@ -1,9 +1,9 @@
 #!/bin/bash
-# Builds what a release consists of, in target/dist: deb, rpm, static tarball, SHA256SUMS.
+# Builds what a release consists of, in target/dist: deb, rpm, static tarball, SBOM, SHA256SUMS.
 #
 #   ARCH=aarch64      for another architecture, of which the program is run by qemu
 #   PROGRAM=PATH      packs this program and builds none
-#   ONLY="deb rpm"    makes these alone, of deb, rpm, tarball
+#   ONLY="deb rpm"    makes these alone, of deb, rpm, tarball, sbom
 #   OUT=FOLDER        in place of target/dist
 #
 # The same commit, built by the same toolchain, gives the same bytes.
@@ -17,7 +17,7 @@ version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 arch=${ARCH:-$(uname -m)}
 target=$arch-unknown-linux-musl
 out=${OUT:-target/dist} package=target/package root=target/package/root tools=$PWD/target/tools
-parts=${ONLY:-deb rpm tarball}
+parts=${ONLY:-deb rpm tarball sbom}
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH LC_ALL=C
 umask 022
@@ -115,9 +115,21 @@ tarball() {
     gzip -dc $root/doc/third-party.gz >"$folder/THIRD-PARTY"
     # As git has it: without what a run has left in it.
     git archive HEAD dist/ansible dist/grafana dist/prometheus | tar -x -C "$folder" --strip-components=1
-    tar -c --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode='u=rwX,go=rX' --mtime="@$SOURCE_DATE_EPOCH" \
-        -C "$out" "$name" | gzip -9n >"$folder.tar.gz"
+    tar -c --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mode='u=rwX,go=rX' \
+        --mtime="@$SOURCE_DATE_EPOCH" -C "$out" "$name" | gzip -9n >"$folder.tar.gz"
     rm -r "$folder"
+}
+
+# CycloneDX, of what is linked into this program. The tool writes a file for each crate of the workspace, so it gets a copy.
+sbom() {
+    tool cargo-cyclonedx 0.5.9 0
+    local source=$PWD/$package/source
+    mkdir "$source"
+    git archive HEAD Cargo.toml Cargo.lock bench crates tests | tar -x -C "$source"
+    "$tools/bin/cargo-cyclonedx" cyclonedx --manifest-path "$source/Cargo.toml" --format json --spec-version 1.5 \
+        --describe binaries --target "$target" --no-build-deps -qq
+    scripts/sbom.py "$target" "$source/crates/hepto-node/hepto-node_bin.cdx.json" "$source" \
+        >"$out/hepto-node-$version-$arch.cdx.json"
 }
 
 foreign=()

@@ -47,7 +47,8 @@ def main():
                 text = file.read_text(encoding="utf-8", errors="replace").strip()
                 numbers.append(texts.setdefault(text, len(texts) + 1))
         licence = package["license"] or "see its text"
-        note = ", ".join(map(str, numbers)) or "none of its own in the package; by " + ", ".join(package["authors"] or ["its authors"])
+        authors = ", ".join(package["authors"]) or "its authors"
+        note = ", ".join(map(str, numbers)) or f"none of its own in the package; by {authors}"
         entries.append(f"{key[0]} {key[1]}\n    {licence}\n    {package['repository'] or ''}\n    texts: {note}")
     print("hepto-node contains these libraries, under the licences named.\n")
     print(BESIDE)
