@@ -77,7 +77,7 @@ toolchain:
 
 # BENCH=tcp4,small PEERS=hepto,wireguard-go ROUNDS=3 DURATION=3 choose a part; bench/README.md tells the rest.
 bench: ## Speed beside other WireGuards: table, JSON, pictures in docs/benchmarks (root)
-	@scripts/toolchain.sh iperf3:iperf3 ss:iproute2 >/dev/null
+	@scripts/toolchain.sh iperf3:iperf3 ss:iproute2 ethtool:ethtool >/dev/null
 	@python3 bench/run.py
 
 clean: ## Remove what was built

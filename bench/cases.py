@@ -40,6 +40,8 @@ class Case:
     family: int = 4
     # Peers of a hub, for the cases that have one.
     crowd: int = 0
+    # One of `lab.PARENTS`, where the ends are to lie behind macvlans as a node does.
+    parent: str = ""
 
     @property
     def once(self) -> bool:
@@ -183,9 +185,9 @@ _MICRO = "µs"
 _GBPS = Figure("gbps", "", "Gbit/s")
 
 
-def _throughput(name: str, title: str, *flags: str, family: int = 4) -> Case:
+def _throughput(name: str, title: str, *flags: str, family: int = 4, parent: str = "") -> Case:
     figures = (Figure("gbps", title, "Gbit/s"), Figure("cpu_s_per_gbit", f"{title}: both ends", "CPU-s/Gbit", False))
-    return Case(name, figures, tcp(*flags), family)
+    return Case(name, figures, tcp(*flags), family, parent=parent)
 
 
 def _latency(name: str, title: str, run: Callable) -> Case:
@@ -199,6 +201,8 @@ ALL: tuple[Case, ...] = (
     _throughput("tcp4x4", "4 TCP streams", "-P", "4"),
     _throughput("both", "1 TCP stream each way", "--bidir"),
     _throughput("pod", "1 TCP stream, pods' MTU of 1370", "-M", str(POD_SEGMENT)),
+    _throughput("macvlan", "1 TCP stream behind macvlans", parent="as it is"),
+    _throughput("tuned", "1 TCP stream behind macvlans, network.tune_host", parent="tuned"),
     _throughput("udp", "UDP at the MTU", "-u", "-b", "0", "-l", str(FULL)),
     Case("small", (Figure("kpps", "64-byte UDP", "1,000 packets/s"), Figure("us_per_packet", "64-byte UDP: both ends", "CPU-µs/packet", False)), small),
     _latency("ping", "Round trip, idle", ping),

@@ -2,6 +2,10 @@
 
     a: 10.90.0.1 fd90::1 --- veth --- b: 10.90.0.2 fd90::2      outside
     a: 10.91.0.1 fd91::1 === tunnel === b: 10.91.0.2 fd91::2    inside, MTU 1420
+
+With a parent, as a node has one, the veth lies between two hosts, and a and b have macvlans on its ends:
+
+    a: outside --- host of a: card --- veth --- host of b: card --- b: outside
 """
 
 import base64
@@ -20,6 +24,11 @@ MTU = 1420
 PORT = 51820
 # A tunnel that takes longer to carry its first packet is taken for broken.
 PATIENCE = 15.0
+
+# What is set on a parent. A veth joins and carries large segments as one; a card puts each on the wire by itself, and joins
+# what arrives of it again (GRO). So the veth is told to behave like one.
+CARD = ("tx-udp-segmentation off", "rx-gro on")
+PARENTS = {"as it is": CARD, "tuned": (*CARD, "rx-udp-gro-forwarding on")}
 
 _numbers = itertools.count()
 
@@ -76,9 +85,10 @@ def as_hex(key: str) -> str:
 class Lab:
     """A peer at both ends; or, with a crowd, at `a` alone, and so many ends of ours at `b`."""
 
-    def __init__(self, peer: peers.Peer, family: int, crowd: int = 0):
-        self.peer, self.family, self.number = peer, family, next(_numbers)
+    def __init__(self, peer: peers.Peer, family: int, crowd: int = 0, parent: str = ""):
+        self.peer, self.family, self.number, self.parent = peer, family, next(_numbers), parent
         self.a, self.b = (f"bench{self.number}{side}" for side in "ab")
+        self.hosts = [f"{name}host" for name in (self.a, self.b)] if parent else []
         self.processes: dict[str, subprocess.Popen] = {}
         self._log = (CACHE / f"run-{peer.name}.log").open("a")
         try:
@@ -107,7 +117,7 @@ class Lab:
                 process.kill()
                 process.wait()
         self.processes.clear()
-        for name in (self.a, self.b):
+        for name in (self.a, self.b, *self.hosts):
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         self._log.close()
 
@@ -126,14 +136,25 @@ class Lab:
         return f"{host}:{port}" if self.family == 4 else f"[{host}]:{port}"
 
     def _network(self) -> None:
-        for name in (self.a, self.b):
+        for name in (self.a, self.b, *self.hosts):
             run("ip", "netns", "add", name)
             run("ip", "-n", name, "link", "set", "lo", "up")
-        run("ip", "link", "add", "outside", "netns", self.a, "type", "veth", "peer", "name", "outside", "netns", self.b)
+        if self.parent:
+            self._veth("card", *self.hosts)
+            for host, name in zip(self.hosts, (self.a, self.b)):
+                for setting in PARENTS[self.parent]:
+                    run("ip", "netns", "exec", host, "ethtool", "-K", "card", *setting.split())
+                run("ip", "-n", host, "link", "set", "card", "up")
+                run("ip", "-n", host, "link", "add", "outside", "link", "card", "netns", name, "type", "macvlan", "mode", "bridge")
+        else:
+            self._veth("outside", self.a, self.b)
         for name, number in ((self.a, 1), (self.b, 2)):
             run("ip", "-n", name, "addr", "add", f"10.90.0.{number}/24", "dev", "outside")
             run("ip", "-n", name, "addr", "add", f"fd90::{number}/64", "dev", "outside", "nodad")
             run("ip", "-n", name, "link", "set", "outside", "up")
+
+    def _veth(self, link: str, one: str, other: str) -> None:
+        run("ip", "link", "add", link, "netns", one, "type", "veth", "peer", "name", link, "netns", other)
 
     def interface(self, side: str) -> str:
         # The sockets of wg(8) lie in one folder, so names are used once.

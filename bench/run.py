@@ -71,7 +71,7 @@ def measure(wanted: settings.Settings) -> int:
 
 def rounds(wanted: settings.Settings, contenders: list[peers.Peer], results: report.Results) -> None:
     """A B C A B C: what changes on the machine meanwhile meets all peers alike."""
-    labs: dict[tuple[str, int], Lab | None] = {}
+    labs: dict[tuple[str, int, str], Lab | None] = {}
     present = [peer for peer in contenders if not peer.missing]
     try:
         for number in range(wanted.rounds):
@@ -91,10 +91,10 @@ def one(case: cases.Case, peer: peers.Peer, labs: dict, wanted: settings.Setting
         if case.crowd:
             with Lab(peer, family=4, crowd=case.crowd) as lab:
                 return case.measure(lab, wanted.seconds)
-        key = (peer.name, case.family)
+        key = (peer.name, case.family, case.parent)
         if key not in labs:
             labs[key] = None
-            labs[key] = Lab(peer, family=case.family)
+            labs[key] = Lab(peer, family=case.family, parent=case.parent)
         lab = labs[key]
         if lab is None:
             return {"error": "its tunnel did not come up"}
