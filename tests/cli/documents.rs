@@ -73,6 +73,24 @@ fn every_code_of_the_source_has_its_entry_and_no_entry_is_without_source() {
     );
 }
 
+#[test]
+fn every_code_of_preflight_has_its_row() {
+    let text = read(&root().join("docs/reference/preflight.md"));
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    let listed: BTreeSet<String> = rows
+        .filter_map(|row| row.split('`').nth(1))
+        .map(str::to_owned)
+        .collect();
+    let source = codes_of_the_source();
+    let own = source.iter().filter(|code| code.contains("-PREFLIGHT-"));
+    let missing: Vec<_> = own.filter(|code| !listed.contains(*code)).collect();
+    let stale: Vec<_> = listed.difference(&source).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty() && listed.len() > 20,
+        "docs/reference/preflight.md lacks {missing:?} and has {stale:?}, which no source has"
+    );
+}
+
 /// What stands between `](` and `)`, outside code.
 fn links(text: &str) -> Vec<&str> {
     let prose = text.split("```").step_by(2);

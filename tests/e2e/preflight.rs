@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -68,9 +68,15 @@ impl Trial {
 
     /// A file of these contents, laid over another one.
     pub fn cover(&mut self, path: &str, contents: &str) {
+        let script = self.covering(path, contents);
+        self.plant(&script);
+    }
+
+    /// What does so.
+    fn covering(&self, path: &str, contents: &str) -> String {
         let file = self.lab.directory.join(path.replace('/', "_"));
         fs::write(&file, contents).expect("a file");
-        self.plant(&format!("mount --bind {} {path}", file.display()));
+        format!("mount --bind {} {path}", file.display())
     }
 
     /// Lets the DNS roots and the router's own resolver answer.
@@ -249,96 +255,149 @@ fn a_node_that_runs_is_tried_in_its_own_network_and_left_alone() {
 }
 
 #[test]
-fn faults_of_the_machine_are_found() {
+fn faults_of_the_machine_are_found_one_by_one() {
     isolated(|| {
         let mut trial = Trial::new().with_k3s();
         trial.internet();
-        let before = own_warnings(&trial);
-        let own = before
-            .into_iter()
-            .filter(|(code, _)| *code == "W-PREFLIGHT-SPACE" || *code == "W-PREFLIGHT-CGROUP-V1");
-        trial.cover("/proc/sys/fs/inotify/max_user_instances", "128\n");
-        trial.cover(
-            "/proc/meminfo",
-            "MemTotal:         262144 kB\nMemFree: 1 kB\n",
-        );
+        let own = own_warnings(&trial);
+        let wesher = trial.lab.directory.join("wesher").display().to_string();
         let is_v2 = PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists();
-        match is_v2 {
-            true => trial.cover("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
-            false => trial.cover(
+        let (controllers, without_memory) = match is_v2 {
+            true => ("/sys/fs/cgroup/cgroup.controllers", "cpu pids\n"),
+            false => (
                 "/proc/cgroups",
                 "#name h n enabled\ncpu 1 1 1\npids 1 1 1\nmemory 0 1 0\n",
             ),
-        }
-        // Written by a clock that was right.
-        trial.plant("touch -d '+1 hour' \"$5\"");
-        let wesher = trial.lab.directory.join("wesher").display().to_string();
-        trial.plant(&format!(
-            "cp /bin/sleep {wesher}; {wesher} 60 >/dev/null 2>&1 & sleep 0.2"
-        ));
-        trial.plant("mount -t tmpfs none /dev/net");
-        let mut expected = vec![
-            ("W-PREFLIGHT-INOTIFY", "fs.inotify.max_user_instances=1024"),
-            ("W-PREFLIGHT-MEMORY", "k3s.enabled = false"),
-            ("E-PREFLIGHT-CGROUPS", "cgroup_enable=memory"),
-            ("W-PREFLIGHT-CLOCK", "timedatectl set-ntp true"),
-            ("W-PREFLIGHT-NEIGHBOURS", "podman pod stop"),
-            ("E-PREFLIGHT-TUN", "modprobe tun"),
+        };
+        let faults = [
+            (
+                "W-PREFLIGHT-INOTIFY",
+                "fs.inotify.max_user_instances=1024",
+                trial.covering("/proc/sys/fs/inotify/max_user_instances", "128\n"),
+            ),
+            (
+                "W-PREFLIGHT-MEMORY",
+                "k3s.enabled = false",
+                trial.covering(
+                    "/proc/meminfo",
+                    "MemTotal:         262144 kB\nMemFree: 1 kB\n",
+                ),
+            ),
+            (
+                "E-PREFLIGHT-CGROUPS",
+                "cgroup_enable=memory",
+                trial.covering(controllers, without_memory),
+            ),
+            // Written by a clock that was right.
+            (
+                "W-PREFLIGHT-CLOCK",
+                "timedatectl set-ntp true",
+                "touch -d '+1 hour' \"$5\"".to_owned(),
+            ),
+            (
+                "E-PREFLIGHT-TUN",
+                "modprobe tun",
+                "mount -t tmpfs none /dev/net".to_owned(),
+            ),
+            // Last, since it outlives its turn.
+            (
+                "W-PREFLIGHT-NEIGHBOURS",
+                "podman pod stop",
+                format!("cp /bin/sleep {wesher}; {wesher} 60 >/dev/null 2>&1 & sleep 0.2"),
+            ),
         ];
-        expected.extend(own);
-        trial.finds(&expected);
+        for (code, words, script) in faults {
+            trial.plant.clear();
+            trial.plant(&script);
+            trial.finds(&besides(&own, code, words));
+        }
+    });
+}
+
+/// What this machine lacks by itself, and this.
+fn besides<'a>(
+    own: &[(&'a str, &'a str)],
+    code: &'a str,
+    words: &'a str,
+) -> Vec<(&'a str, &'a str)> {
+    let others = own.iter().copied().filter(|(other, _)| *other != code);
+    others.chain([(code, words)]).collect()
+}
+
+#[test]
+fn a_port_that_is_taken_and_an_address_of_the_host_are_found() {
+    isolated(|| {
+        let mut trial = Trial::new();
+        trial.internet();
+        let own = own_warnings(&trial);
+        let usual = trial.recipe.clone();
+        trial.recipe = usual.clone().with("metrics", "listen = \"127.0.0.1:9586\"");
+        trial.finds(&own);
+        let taken = trial
+            .home
+            .space()
+            .run(|| TcpListener::bind("127.0.0.1:9586"));
+        let taken = taken.expect("the home lives").expect("a port");
+        trial.finds(&besides(&own, "W-PREFLIGHT-METRICS", "metrics.listen"));
+        drop(taken);
+        trial.recipe = usual;
+        trial.recipe.uplink[1] = "2001:db8:77::1".parse().expect("an address");
+        trial.finds(&[("E-NET-ADDR-HOST", "a free address of the same network")]);
     });
 }
 
 #[test]
-fn faults_of_the_storage_are_found() {
+fn faults_of_the_storage_are_found_one_by_one() {
     isolated(|| {
         let mut trial = Trial::new().with_k3s();
         trial.internet();
         let storage = trial.recipe.storage.display().to_string();
-        let own: Vec<_> = own_warnings(&trial)
-            .into_iter()
+        let own = own_warnings(&trial);
+        let small = besides(&own, "W-PREFLIGHT-SPACE", "node.storage");
+        // A disk of a few gigabytes that has no fault, as far as this machine's memory goes.
+        let large = |options: &str| format!("mount -t tmpfs -o size=5g{options} none {storage}");
+        let roomy: Vec<_> = own
+            .iter()
+            .copied()
             .filter(|(code, _)| *code != "W-PREFLIGHT-SPACE")
             .collect();
-        // A small disk from which nothing may be run.
-        trial.plant(&format!("mount -t tmpfs -o size=1m,noexec none {storage}"));
-        let mut expected = vec![
-            ("W-PREFLIGHT-SPACE", "node.storage"),
-            ("E-PREFLIGHT-NOEXEC", "remount,exec"),
+        trial.plant(&large(""));
+        trial.finds(&roomy);
+        let faults = [
+            (
+                &small,
+                None,
+                format!("mount -t tmpfs -o size=1m none {storage}"),
+            ),
+            (
+                &roomy,
+                Some(("E-PREFLIGHT-NOEXEC", "remount,exec")),
+                large(",noexec"),
+            ),
+            // An overlay cannot be the upper part of another.
+            (
+                &roomy,
+                Some(("E-PREFLIGHT-OVERLAY", "ext4")),
+                format!(
+                    "mount -t tmpfs -o size=5g none /mnt; mkdir /mnt/l /mnt/u /mnt/w; mount -t overlay overlay -o lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/w {storage}"
+                ),
+            ),
         ];
-        expected.extend(&own);
-        trial.finds(&expected);
-        // One that is full.
+        for (own, fault, script) in faults {
+            trial.plant.clear();
+            trial.plant(&script);
+            trial.finds(&own.iter().copied().chain(fault).collect::<Vec<_>>());
+        }
+        // Where nothing can be written, layers cannot be tried either.
         trial.plant.clear();
         trial.plant(&format!("mount -t tmpfs -o size=64k none {storage}; cat /dev/zero > {storage}/full 2>/dev/null || true"));
-        let mut expected = vec![
-            ("W-PREFLIGHT-SPACE", "node.storage"),
-            ("E-PREFLIGHT-WRITE", "not full"),
-        ];
-        expected.extend(&own);
         let (_, report) = trial.look();
-        let codes: Vec<&str> = report["findings"]
-            .as_array()
-            .expect("a list")
+        let findings = report["findings"].as_array().expect("a list");
+        let full = findings
             .iter()
-            .filter_map(|found| found["code"].as_str())
-            .collect();
-        for (code, _) in expected {
-            assert!(codes.contains(&code), "no {code} in {codes:?}");
-        }
-        // One that cannot carry layers: an overlay cannot be the upper part of another.
-        trial.plant.clear();
-        trial.plant(&format!(
-            "mount -t tmpfs none /mnt; mkdir /mnt/l /mnt/u /mnt/w; mount -t overlay overlay -o lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/w {storage}"
-        ));
-        let mut expected = vec![("E-PREFLIGHT-OVERLAY", "ext4")];
-        expected.extend(
-            own_warnings(&trial)
-                .into_iter()
-                .filter(|(code, _)| *code == "W-PREFLIGHT-SPACE"),
-        );
-        expected.extend(&own);
-        trial.finds(&expected);
+            .find(|found| found["code"] == "E-PREFLIGHT-WRITE");
+        let fix = full.unwrap_or_else(|| panic!("{report:#}"))["fix"].to_string();
+        assert!(fix.contains("not full"), "{fix}");
     });
 }
 
@@ -384,9 +443,14 @@ fn an_address_of_anothers_an_absent_and_a_dead_interface_are_found() {
             .space()
             .address(LAN, &["2001:db8:77::1:1/64".parse().expect("a network")])
             .expect("an address");
-        let mut expected = vec![("E-NET-ADDR-DUP", "network.addresses")];
-        expected.extend(&own);
-        trial.finds(&expected);
+        trial.finds(&besides(&own, "E-NET-ADDR-DUP", "network.addresses"));
+        drop(neighbour);
+        let neighbour = trial.lab.home(3);
+        neighbour
+            .space()
+            .address(LAN, &["192.168.77.101/24".parse().expect("a network")])
+            .expect("an address");
+        trial.finds(&besides(&own, "E-NET-ADDR-DUP", "network.addresses"));
         drop(neighbour);
         trial.home.space().switch(LAN, false).expect("down");
         let (code, report) = trial.look();

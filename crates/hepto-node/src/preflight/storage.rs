@@ -75,14 +75,26 @@ fn kind(path: &Path) -> Finding {
     let check = "storage.kind";
     match statfs(path) {
         Err(error) => failed(check, path, &error.into()),
-        Ok(found) => match NETWORK.iter().find(|(kind, _)| *kind == found.filesystem_type()) {
-            Some((_, name)) => {
-                Finding::error(check, "E-PREFLIGHT-NETWORK-DISK", format!("{} is on {name}", path.display()))
-                    .why("k3s's database and its images are not safe on a network file system")
-                    .fix("set node.storage to a disk of this machine; workloads may use the network's by `data`")
-            }
-            None => Finding::ok(check, format!("{} is on a disk of this machine", path.display())),
-        },
+        Ok(found) => disk(path, found.filesystem_type()),
+    }
+}
+
+fn disk(path: &Path, kind: FsType) -> Finding {
+    let check = "storage.kind";
+    match NETWORK.iter().find(|(network, _)| *network == kind) {
+        Some((_, name)) => Finding::error(
+            check,
+            "E-PREFLIGHT-NETWORK-DISK",
+            format!("{} is on {name}", path.display()),
+        )
+        .why("k3s's database and its images are not safe on a network file system")
+        .fix(
+            "set node.storage to a disk of this machine; workloads may use the network's by `data`",
+        ),
+        None => Finding::ok(
+            check,
+            format!("{} is on a disk of this machine", path.display()),
+        ),
     }
 }
 
@@ -187,4 +199,25 @@ fn overlay(folder: &Path) -> io::Result<()> {
     fs::remove_file(merged.join("file"))?;
     nix::mount::umount(&merged)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_file_system_is_found() {
+        let path = Path::new("/srv");
+        // NFS, CIFS and what the same driver calls itself for SMB 2 and 3.
+        for kind in [0x6969, 0xff53_4d42, 0xfe53_4d42].map(FsType) {
+            let found = disk(path, kind);
+            assert_eq!(
+                (found.code, found.what.starts_with("/srv is on ")),
+                (Some("E-PREFLIGHT-NETWORK-DISK"), true),
+                "{kind:?}"
+            );
+            assert!(found.fix.is_some_and(|fix| fix.contains("node.storage")));
+        }
+        assert_eq!(disk(path, nix::sys::statfs::EXT4_SUPER_MAGIC).code, None);
+    }
 }

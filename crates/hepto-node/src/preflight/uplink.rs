@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hepto_net::{Entry, Event, Network, UplinkState};
 use nix::net::if_::if_nametoindex;
@@ -18,6 +18,10 @@ use crate::secret::SystemRandom;
 
 /// Address resolution gives up after three tries, a second apart (`mcast_solicit`, RFC 4861 §10).
 const RESOLUTION: Duration = Duration::from_millis(3_800);
+/// An answer to ARP takes milliseconds, over Wi-Fi that slept a few hundred.
+const ARP: Duration = Duration::from_millis(1_000);
+/// How long the kernel holds on to an answer that is not confirmed: `delay_first_probe_time` and three tries.
+const ARP_AGAIN: Duration = Duration::from_secs(9);
 /// Duplicate address detection takes 1.1 to 1.5 s.
 const DETECTION: Duration = Duration::from_millis(2_500);
 /// Twice that, and a router's answer between.
@@ -50,12 +54,13 @@ pub async fn look(config: &Config) -> Vec<Finding> {
     wanted.namespace.push_str(".preflight");
     // As large as the host's link allows: whether a way holds more than the config says is asked too.
     wanted.uplink.mtu = wanted.uplink.mtu.max(link_mtu(&config.network.interface));
+    let taken = taken(config).await;
     let mut network = match Network::open(wanted).await {
         Ok(network) => network,
         Err(error) => return vec![Finding::fault("uplink.make", Fault::from(error))],
     };
     let found = tokio::select! {
-        found = try_uplink(config, &mut network) => found,
+        found = try_uplink(config, &mut network, taken) => found,
         _ = tokio::signal::ctrl_c() => vec![Finding::warning("uplink.make", "W-PREFLIGHT-INTERRUPTED", "interrupted")],
     };
     let left = network
@@ -74,7 +79,11 @@ fn link_mtu(interface: &str) -> Option<u32> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-async fn try_uplink(config: &Config, network: &mut Network) -> Vec<Finding> {
+async fn try_uplink(
+    config: &Config,
+    network: &mut Network,
+    mut taken: Vec<IpAddr>,
+) -> Vec<Finding> {
     let interface = &config.network.interface;
     let mut found = match network.converge().await {
         Ok(converged) => match converged.uplink {
@@ -88,11 +97,11 @@ async fn try_uplink(config: &Config, network: &mut Network) -> Vec<Finding> {
         },
         Err(error) => return vec![Finding::fault("uplink.make", error.into())],
     };
-    let duplicates = duplicates(network, config.network.auto).await;
-    found.push(match duplicates.as_slice() {
+    taken.extend(duplicates(network, config.network.auto).await);
+    found.push(match taken.as_slice() {
         [] => Finding::ok(
             "uplink.addresses",
-            "nobody else answers for the node's IPv6 addresses",
+            "nobody else answers for the node's addresses",
         ),
         [first, ..] => {
             let what = format!("{first} is in use by another machine on {interface}'s network");
@@ -104,6 +113,59 @@ async fn try_uplink(config: &Config, network: &mut Network) -> Vec<Finding> {
     found.extend(ask(config, &network.entry()).await);
     found.extend(anchors::look(config, &network.entry()).await);
     found
+}
+
+/// The IPv4 addresses for which another machine answers the host. The kernel looks for duplicates of IPv6 alone.
+async fn taken(config: &Config) -> Vec<IpAddr> {
+    let interface = config.network.interface.clone();
+    let own = config
+        .network
+        .addresses
+        .iter()
+        .map(|network| network.addr());
+    let own: Vec<IpAddr> = own.filter(IpAddr::is_ipv4).collect();
+    let look = move || {
+        own.into_iter()
+            .filter(|own| answers_arp(*own, &interface))
+            .collect()
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or_default()
+}
+
+/// Has the kernel ask the link for an address, and looks at what it was told (proc_net(5), `arp`).
+fn answers_arp(address: IpAddr, interface: &str) -> bool {
+    let asked = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        setsockopt(&socket, sockopt::BindToDevice, &interface.into())?;
+        socket.send_to(b"hepto", (address, 9))
+    };
+    let complete = || {
+        let table = std::fs::read_to_string("/proc/net/arp").unwrap_or_default();
+        table.lines().any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.first() == Some(&address.to_string().as_str())
+                && words.get(2) == Some(&"0x2")
+                && words.last() == Some(&interface)
+        })
+    };
+    let known = complete();
+    // A host that is not in the node's network cannot tell.
+    if asked().is_err() {
+        return false;
+    }
+    if known {
+        // It may have been the node itself on another machine: the kernel asks again before it forgets.
+        std::thread::sleep(ARP_AGAIN);
+        return complete();
+    }
+    let until = Instant::now() + ARP;
+    while Instant::now() < until {
+        if complete() {
+            return true;
+        }
+        std::thread::sleep(ARP / 20);
+    }
+    false
 }
 
 /// The addresses that the kernel refused as another machine's.
