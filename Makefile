@@ -10,7 +10,6 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 CARGO := cargo
 DEMO_ARGS ?=
-ARCH ?=
 VM ?=
 TEST ?=
 
@@ -48,8 +47,8 @@ build: toolchain ## The debug build
 static: toolchain ## The release binary, statically linked, in target/hepto-node; EMBED_K3S=PATH puts a k3s inside
 	@scripts/static.sh
 
-dist: ## What a release consists of, in target/dist: deb, rpm, tarball, SBOM, checksums; ARCH=aarch64 for another machine
-	@ARCH="$(ARCH)" scripts/dist.sh
+dist: ## What a release consists of, in target/dist: deb, rpm, tarball, SBOM, checksums
+	@scripts/dist.sh
 
 dist-check: ## The packages of make dist, checked and tried: installed, upgraded, removed (root, Debian; changes nothing here)
 	@scripts/dist-check.sh

@@ -1,7 +1,6 @@
 #!/bin/bash
 # Builds what a release consists of, in target/dist: deb, rpm, static tarball, SBOM, SHA256SUMS.
 #
-#   ARCH=aarch64      for another architecture, of which the program is run by qemu
 #   PROGRAM=PATH      packs this program and builds none
 #   ONLY="deb rpm"    makes these alone, of deb, rpm, tarball, sbom
 #   OUT=FOLDER        in place of target/dist
@@ -14,7 +13,7 @@ say() { echo "dist: $*" >&2; }
 fail() { say "$*"; exit 1; }
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-arch=${ARCH:-$(uname -m)}
+arch=$(uname -m)
 target=$arch-unknown-linux-musl
 out=${OUT:-target/dist} package=target/package root=target/package/root tools=$PWD/target/tools
 parts=${ONLY:-deb rpm tarball sbom}
@@ -31,21 +30,16 @@ tool() {
     rm -rf target/tools/build
 }
 
-# Runs the program, also where it is another architecture's.
-run_program() {
-    if [ "$arch" = "$(uname -m)" ]; then "$root/hepto-node" "$@"; else "qemu-$arch-static" "$root/hepto-node" "$@"; fi
-}
-
 # Everything that goes into the packages, where Cargo.toml of hepto-node looks for it.
 lay_out() {
     mkdir -p $root/completions $root/man1 $root/doc $root/deb
     install -m 0755 "${PROGRAM:-target/hepto-node}" $root/hepto-node
-    [ "$(run_program --version)" = "hepto-node $version" ] || fail "the program is not hepto-node $version"
+    [ "$($root/hepto-node --version)" = "hepto-node $version" ] || fail "the program is not hepto-node $version"
     cp 'dist/hepto-node@.service' $root/
-    run_program man --out $root/man1
-    run_program completions bash >$root/completions/hepto-node.bash
-    run_program completions zsh >$root/completions/_hepto-node
-    run_program completions fish >$root/completions/hepto-node.fish
+    $root/hepto-node man --out $root/man1
+    $root/hepto-node completions bash >$root/completions/hepto-node.bash
+    $root/hepto-node completions zsh >$root/completions/_hepto-node
+    $root/hepto-node completions fish >$root/completions/hepto-node.fish
     cp README.md dist/prometheus/hepto.rules.yaml $root/doc/
     cp dist/grafana/hepto.json $root/doc/grafana.json
     cp CHANGELOG.md $root/doc/changelog
@@ -132,11 +126,11 @@ sbom() {
         >"$out/hepto-node-$version-$arch.cdx.json"
 }
 
-foreign=()
-[ "$arch" = "$(uname -m)" ] ||
-    foreign=("$arch-linux-gnu-gcc:gcc-${arch/_/-}-linux-gnu" "qemu-$arch-static:qemu-user-static")
-scripts/toolchain.sh "${foreign[@]}" >/dev/null
-[ -n "${PROGRAM:-}" ] || TARGET=$target scripts/static.sh
+built_for=$(scripts/toolchain.sh | tail -n 1)
+if [ -z "${PROGRAM:-}" ]; then
+    [ "$built_for" = "$target" ] || fail "a release is built for $target; for that, install rustup"
+    scripts/static.sh
+fi
 rm -rf "$package" "$out"/hepto-node[_-]* "$out/SHA256SUMS"
 mkdir -p "$package" "$out"
 lay_out

@@ -70,6 +70,8 @@ within 60 "k3s serves" is_ready mars
 step "removed: a stop is one in order"
 dpkg --remove hepto-node
 systemctl stop hepto-node@mars
+# It starts at boot: systemd knows of it until it reads the units anew.
+systemctl daemon-reload
 within 30 "nothing of the node is left" nothing_remains
 grep -q 'SIGTERM: ends' /srv/mars/log/k3s.log
 owner_has_his_own
