@@ -79,6 +79,12 @@ impl Endpoints {
         address.port() == self.port && self.interface.contains(&address.ip())
     }
 
+    /// Whether packets to `address` from outside come here: by the configuration, or since another node saw us there.
+    pub fn leads_here(&self, address: SocketAddr) -> bool {
+        let seen = self.observations.values().any(|seen| seen.address == address);
+        seen || self.configured.contains(&address) || self.is_interface(address)
+    }
+
     /// Takes the uplink's addresses. What others saw of the old ones is forgotten when they change.
     pub fn set_interface(&mut self, addresses: Vec<IpAddr>) -> Change {
         let mut addresses: Vec<IpAddr> = addresses.into_iter().map(plain).collect();

@@ -227,7 +227,7 @@ impl Core {
                 .entries()
                 .map(|entry| self.member(entry, now))
                 .collect(),
-            anchors: self.anchors.report(|address| self.is_mine(address), now),
+            anchors: self.anchors.report(|address| self.leads_here(address), now),
             observed: self.endpoints.observed(now),
             symmetric_nat: self.endpoints.symmetric_nat(now).is_some(),
             statements: self.book.statements().count(),
@@ -421,6 +421,11 @@ impl Core {
 
     fn is_mine(&self, address: SocketAddr) -> bool {
         self.calls.is_mine(address, self.now) || self.endpoints.is_interface(address)
+    }
+
+    /// Whether a call to `address` from outside would come here; one of ours need not, since few routers lead back in.
+    fn leads_here(&self, address: SocketAddr) -> bool {
+        self.calls.is_mine(address, self.now) || self.endpoints.leads_here(address)
     }
 
     fn head(&mut self, kind: Kind, to: SocketAddr, now: Instant) -> Head {

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use rand_core::Rng;
 
-use super::event::Session;
+use super::book::Entry;
+use super::event::{Anchor, Session};
 use super::limit::Bucket;
 use super::membership::PeerState;
 use super::{Core, Notice, Output};
@@ -360,7 +361,7 @@ impl Core {
 
     /// Says once that no anchor answers.
     fn complain(&mut self, now: Instant) {
-        let anchors = self.anchors.others(|address| self.is_mine(address));
+        let anchors = self.other_anchors();
         if !self.is_alone() || anchors.is_empty() || self.anchors.any_answers(now) {
             self.schedule.silent_since = None;
             return;
@@ -372,6 +373,23 @@ impl Core {
             self.outputs
                 .push_back(Output::Notice(Notice::NoAnchorAnswers { anchors, foreign }));
         }
+    }
+
+    /// Anchors that are somebody else. The only one of the master is the master itself, as far as no other node says to be
+    /// there: its router need not lead it back in, so that nothing else would ever tell.
+    fn other_anchors(&self) -> Vec<Anchor> {
+        let is_master = self.settings.master == self.settings.node;
+        let alone = is_master && self.settings.anchors.len() == 1 && !self.schedule.foreign;
+        let claimed = |address: SocketAddr| {
+            let endpoints = |entry: &Entry| entry.record.content().endpoints.clone();
+            let mut known = self.book.entries().flat_map(endpoints);
+            known.any(|endpoint| endpoint.address == address)
+        };
+        let mut others = self.anchors.others(|address| self.leads_here(address));
+        if alone && !self.anchors.addresses().any(claimed) {
+            others.clear();
+        }
+        others
     }
 
     fn resolve(&mut self, now: Instant) {

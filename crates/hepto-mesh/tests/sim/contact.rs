@@ -171,6 +171,51 @@ fn being_ones_own_anchor_is_nothing_to_complain_of() {
 }
 
 #[test]
+fn a_master_whose_only_anchor_is_itself_behind_a_router_has_nothing_to_complain_of() {
+    let mut world = World::cluster(5, 2, 0);
+    let public: SocketAddr = "203.0.113.9:51820".parse().expect("an address");
+    world.names.insert("home.example.org".into(), vec![public]);
+    world.nodes[0].settings.anchors = vec![Anchor {
+        host: "home.example.org".into(),
+        port: 51820,
+    }];
+    world.boot(0);
+    world.pass(seconds(60));
+    assert_eq!(world.nodes[0].notices, []);
+    // Another node says to be there, is met by another way, and goes.
+    world.nodes[1].settings.endpoints = vec![public];
+    world.nodes[1].settings.anchors = vec![Anchor {
+        host: World::address(0).ip().to_string(),
+        port: 51820,
+    }];
+    world.boot(1);
+    world.within(seconds(20), "contact", |world| world.connected(0, 1));
+    world.kill(1);
+    world.pass(seconds(300));
+    let codes: Vec<_> = world.nodes[0].notices.iter().map(Notice::code).collect();
+    assert_eq!(codes, ["E-MESH-ANCHORS"]);
+}
+
+#[test]
+fn an_address_that_leads_here_by_the_configuration_is_ones_own() {
+    let mut world = World::cluster(5, 2, 0);
+    let public: SocketAddr = "203.0.113.9:51820".parse().expect("an address");
+    let names = [public, World::address(1)].map(|address| Anchor {
+        host: address.ip().to_string(),
+        port: address.port(),
+    });
+    world.nodes[0].settings.anchors = names.to_vec();
+    world.nodes[0].settings.endpoints = vec![public];
+    world.boot(0);
+    world.pass(seconds(60));
+    let anchors = world.nodes[0].report(world.now).anchors;
+    let states: Vec<AnchorState> = anchors.iter().map(|anchor| anchor.state).collect();
+    assert_eq!(states, [AnchorState::Myself, AnchorState::Silent]);
+    let said = world.nodes[0].notices[0].to_string();
+    assert_eq!(said, "no anchor answers: 20.0.0.2:51820");
+}
+
+#[test]
 fn no_anchor_answers_is_said_once_and_its_end_too() {
     let mut world = World::cluster(6, 2, 1);
     world.boot(1);
