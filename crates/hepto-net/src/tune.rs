@@ -82,7 +82,12 @@ impl Tuner {
 
     fn hold(&mut self, parent: &str) -> io::Result<()> {
         if self.note.is_none() {
-            self.note = Some(locked(&path(parent), FlockArg::LockShared, true)?);
+            let note = locked(&path(parent), FlockArg::LockShared, true);
+            let named = |error: io::Error| match Path::new(NOTES).is_file() {
+                true => io::Error::other(format!("{NOTES} is no folder: remove that file")),
+                false => error,
+            };
+            self.note = Some(note.map_err(named)?);
         }
         Ok(())
     }
@@ -107,6 +112,13 @@ pub(crate) fn release(parent: &str) -> Result<(), Error> {
         Ok(note) => note,
         // Nobody turned it on; or others live with it.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::WouldBlock) => {
+            return Ok(());
+        }
+        // No node can have left a note there.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            tracing::warn!(
+                "{NOTES} is no folder, so no node has turned {UDP_GRO_FORWARDING} of {parent} on; remove that file"
+            );
             return Ok(());
         }
         Err(error) => return Err(failed(error)),
