@@ -13,6 +13,7 @@
 pub mod address;
 mod apply;
 pub mod bandwidth;
+mod bridge;
 pub mod datagram;
 pub mod echo;
 mod error;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::address;
 use crate::apply::{Hands, apply};
+use crate::bridge;
 use crate::error::Error;
 use crate::firewall::{self, Loaded, Ruleset, Tools};
 use crate::namespace::{self, Entry};
@@ -86,6 +87,9 @@ impl Network {
         {
             // Of a run that died, and was to do it.
             tracing::warn!(%error, "still on; turn it off by hand if it disturbs");
+        }
+        if settings.filter_bridges {
+            bridge::load();
         }
         let tools = Tools::find();
         let opened = namespace::open(&settings.namespace, &settings.marker)?;
@@ -313,7 +317,7 @@ impl Network {
             .filter(|gateway| possible(gateway.via));
         let addresses = [&[address::link_local(marker)], &uplink.addresses[..]].concat();
         Desired {
-            sysctls: sysctl::of_namespace(),
+            sysctls: sysctl::of_namespace(self.settings.filter_bridges),
             firewall: self.ruleset.as_ref().map(Ruleset::loaded),
             uplink: Some(DesiredUplink {
                 parent: uplink.parent.clone(),

@@ -25,6 +25,8 @@ pub struct Settings {
     pub firewall: Firewall,
     /// How fast the node may send and receive.
     pub bandwidth: Bandwidth,
+    /// Whether packets that a bridge carries in the namespace meet its firewall, as kube-proxy needs it for pods.
+    pub filter_bridges: bool,
 }
 
 /// The link to the outside: a virtual link on one of the host's interfaces.

@@ -61,6 +61,10 @@ const NAMESPACE: &[Sysctl] = &[
         "1",
         "a changed address interrupts its neighbours",
     ),
+];
+
+/// Of a namespace with pods on a bridge. kernel: br_netfilter, Linux 5.3 or later.
+const BRIDGES: &[Sysctl] = &[
     Sysctl(
         "net/bridge/bridge-nf-call-iptables",
         "1",
@@ -73,9 +77,11 @@ const NAMESPACE: &[Sysctl] = &[
     ),
 ];
 
-pub(crate) fn of_namespace() -> Vec<(String, String)> {
+pub(crate) fn of_namespace(filter_bridges: bool) -> Vec<(String, String)> {
+    let bridges = if filter_bridges { BRIDGES } else { &[] };
     NAMESPACE
         .iter()
+        .chain(bridges)
         .map(|Sysctl(path, value, _)| ((*path).into(), (*value).into()))
         .collect()
 }
@@ -105,7 +111,7 @@ pub(crate) fn of_overlay(link: &str) -> Vec<(String, String)> {
 
 /// What does not work without this setting.
 fn cost(path: &str) -> &'static str {
-    match NAMESPACE.iter().find(|sysctl| sysctl.0 == path) {
+    match NAMESPACE.iter().chain(BRIDGES).find(|sysctl| sysctl.0 == path) {
         Some(Sysctl(_, _, cost)) => cost,
         None if path.ends_with("accept_ra") => {
             "router advertisements on the link may change addresses and routes"

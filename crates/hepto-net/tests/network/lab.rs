@@ -159,6 +159,7 @@ pub fn settings() -> Settings {
             rates: Rates::default(),
             mesh_port: 51820,
         },
+        filter_bridges: false,
     }
 }
 

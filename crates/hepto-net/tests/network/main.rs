@@ -5,6 +5,7 @@
 mod adoption;
 mod advertisement;
 mod bandwidth;
+mod bridge;
 mod firewall;
 mod ipvlan;
 mod lab;

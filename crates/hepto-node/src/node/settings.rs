@@ -76,6 +76,7 @@ pub fn network(config: &Config, attempt: u8) -> Settings {
             },
             mesh_port: config.mesh.port,
         },
+        filter_bridges: config.k3s.is_some(),
     }
 }
 
