@@ -18,6 +18,7 @@ mod key;
 mod lab;
 mod meet;
 mod metrics;
+mod moved;
 mod mtu;
 mod preflight;
 mod reload;

@@ -276,6 +276,12 @@ fn a_master_that_is_lost_comes_back_in_another_home_from_an_agents_copy() {
             );
         }
         restore(&mars, &copies[0], &key, &[]).expect("restored");
+        let moment = fs::read_to_string(folder(&mars, "mesh").join("restored"));
+        let moment: u64 = moment.expect("a note").trim().parse().expect("seconds");
+        assert!(
+            moment > 1_700_000_000,
+            "so that the old machine gives way: {moment}"
+        );
         let again = restore(&mars, &copies[0], &key, &[]).expect_err("refused");
         assert!(again.contains("E-RESTORE-OCCUPIED"), "{again}");
 

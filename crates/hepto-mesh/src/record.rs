@@ -190,6 +190,33 @@ pub struct Content {
     pub tail: Vec<u8>,
 }
 
+/// In the tail: when the node was last brought up from a snapshot, seconds since 1970, 8 bytes.
+const TAIL_RESTORED: u8 = 1;
+
+impl Content {
+    /// When the node was last brought up from a snapshot; 0 for never. Of two machines with one identity the later is
+    /// the node.
+    pub fn restored(&self) -> u64 {
+        let mut reader = Reader::new(&self.tail);
+        while let (Some(kind), Some(value)) = (reader.u8(), reader.short(TAIL_MAX)) {
+            if kind == TAIL_RESTORED {
+                return value.try_into().map_or(0, u64::from_be_bytes);
+            }
+        }
+        0
+    }
+}
+
+/// The tail of a node that was brought up from a snapshot then.
+pub(crate) fn tail(restored: u64) -> Vec<u8> {
+    let mut tail = Vec::new();
+    if restored > 0 {
+        tail.push(TAIL_RESTORED);
+        put_short(&mut tail, &restored.to_be_bytes());
+    }
+    tail
+}
+
 /// A record whose signature holds.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {

@@ -66,7 +66,9 @@ mod tests {
 
     fn values(settings: &Path) -> Vec<String> {
         let file = |call| settings.join(format!("bridge-nf-call-{call}"));
-        CALLS.map(|call| fs::read_to_string(file(call)).unwrap()).to_vec()
+        CALLS
+            .map(|call| fs::read_to_string(file(call)).unwrap())
+            .to_vec()
     }
 
     #[test]

@@ -111,7 +111,11 @@ pub(crate) fn of_overlay(link: &str) -> Vec<(String, String)> {
 
 /// What does not work without this setting.
 fn cost(path: &str) -> &'static str {
-    match NAMESPACE.iter().chain(BRIDGES).find(|sysctl| sysctl.0 == path) {
+    match NAMESPACE
+        .iter()
+        .chain(BRIDGES)
+        .find(|sysctl| sysctl.0 == path)
+    {
         Some(Sysctl(_, _, cost)) => cost,
         None if path.ends_with("accept_ra") => {
             "router advertisements on the link may change addresses and routes"

@@ -199,7 +199,7 @@ async fn with_mesh(
     let entry = network.entry();
     let enter = Box::new(move || entry.enter());
     let identity = start.identity.clone();
-    let mut mesh = driver::spawn(settings::mesh(start.config), identity, inbox, send, enter)?;
+    let mut mesh = driver::spawn(settings::mesh(start.config)?, identity, inbox, send, enter)?;
     let ran = match Life::new(start, network, tunnel, &mut mesh, converged.uplink) {
         Ok(mut life) => {
             let ran = life.live().await;

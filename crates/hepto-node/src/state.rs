@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use hepto_mesh::core::Notice;
 use nix::fcntl::Flock;
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,7 @@ impl State {
     ///
     /// # Errors
     /// `E-RUN-TWICE` (exit 75) while another process holds the node, `E-STORAGE-OTHER` when the storage belongs to a
-    /// node of another cluster, `E-STORAGE-ABSENT` when the storage that held the identity is not there, `E-STORAGE` and `E-RUN-DIR` when a folder cannot be made.
+    /// node of another cluster, `E-MESH-MOVED` when the node is on another machine, `E-STORAGE-ABSENT` when the storage that held the identity is not there, `E-STORAGE` and `E-RUN-DIR` when a folder cannot be made.
     pub fn acquire(config: &Config, inherited: Option<i32>) -> Result<State, Fault> {
         expect_storage(config)?;
         let directory = config.node_directory();
@@ -83,6 +84,7 @@ impl State {
             None => lock::take(&directory)?,
         };
         claim(&directory, config)?;
+        expect_here(&directory)?;
         let run_directory = config.run_directory();
         let made =
             make_directory(&run_directory).and_then(|()| write_record(&run_directory, config));
@@ -227,6 +229,34 @@ fn claim(directory: &Path, config: &Config) -> Result<(), Fault> {
             format!("cannot read {}: {error}", path.display()),
         )),
     }
+}
+
+/// The name of the file in the node's folder that says that the node is on another machine now.
+const MOVED: &str = "moved";
+
+/// Notes that the node is on another machine, so that no start on this one disturbs it again.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn mark_moved(config: &Config) -> std::io::Result<()> {
+    let text = format!("{}\n", Notice::Moved);
+    fs::write(config.node_directory().join(MOVED), text)
+}
+
+/// Refuses a folder whose node is on another machine.
+fn expect_here(directory: &Path) -> Result<(), Fault> {
+    match directory.join(MOVED).exists() {
+        false => Ok(()),
+        true => Err(moved()),
+    }
+}
+
+/// The fault of a node that is on another machine.
+pub fn moved() -> Fault {
+    let notice = Notice::Moved;
+    Fault::new(notice.code(), notice.to_string())
+        .fix(notice.fix().unwrap_or_default())
+        .exit(Exit::BadConfig)
 }
 
 fn write_record(run_directory: &Path, config: &Config) -> std::io::Result<()> {

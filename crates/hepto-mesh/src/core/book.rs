@@ -41,8 +41,10 @@ pub(super) enum Offered {
     Newer { left: Vec<SocketAddr> },
     /// Held already, or older.
     Known,
-    /// Our own, from a future that our storage has forgotten.
-    OwnAhead(Sequence),
+    /// Our own, from a future that our storage has forgotten; and when the machine that signed it was restored.
+    OwnAhead { sequence: Sequence, restored: u64 },
+    /// Our own, by a machine that was brought up from a snapshot of this one.
+    Moved,
 }
 
 /// Where a node was by its record `before`, and is no more by `now`. What others saw of it does not count: that comes and
@@ -305,14 +307,18 @@ impl Book {
     fn offer_own(&self, offered: Unverified<'_>) -> Result<Offered, Refusal> {
         let own = self.own.content();
         let (sequence, presented) = (offered.content().sequence, offered.content().identity);
-        if presented == own.identity && sequence <= own.sequence {
+        let restored = offered.content().restored();
+        if presented == own.identity && sequence <= own.sequence && restored <= own.restored() {
             return Ok(Offered::Known);
         }
         offered.verify(self.prefixes.cluster())?;
         if presented != own.identity {
             return Err(Refusal::NameTaken { presented });
         }
-        Ok(Offered::OwnAhead(sequence))
+        if restored > self.own.content().restored() {
+            return Ok(Offered::Moved);
+        }
+        Ok(Offered::OwnAhead { sequence, restored })
     }
 
     fn holder(&self, wireguard: &[u8; 32]) -> Option<&NodeName> {

@@ -81,7 +81,10 @@ impl Endpoints {
 
     /// Whether packets to `address` from outside come here: by the configuration, or since another node saw us there.
     pub fn leads_here(&self, address: SocketAddr) -> bool {
-        let seen = self.observations.values().any(|seen| seen.address == address);
+        let seen = self
+            .observations
+            .values()
+            .any(|seen| seen.address == address);
         seen || self.configured.contains(&address) || self.is_interface(address)
     }
 

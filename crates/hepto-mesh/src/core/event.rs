@@ -34,6 +34,8 @@ pub struct Settings {
     pub anchors: Vec<Anchor>,
     /// Endpoints from the configuration (port forwards).
     pub endpoints: Vec<SocketAddr>,
+    /// When this node was last brought up from a snapshot, seconds since 1970; 0 for never.
+    pub restored: u64,
 }
 
 /// A place where some member of the cluster can be asked.

@@ -56,12 +56,25 @@ use membership::Membership;
 use schedule::Schedule;
 
 use crate::identity::{Identity, fingerprint};
-use crate::record::{Content, Record, RecordError, Sequence, Unverified};
+use crate::record::{Content, Record, RecordError, Sequence, Unverified, tail};
 use crate::seal::message::{Head, Kind};
 use crate::seal::{Nonce, Seal};
 
+/// The other nodes have told all that they hold by then.
+const OLD_NEWS: Duration = Duration::from_secs(10);
+
 /// Random at each start: tells a node's runs apart, and its own messages from others'.
 pub type BootId = [u8; 8];
+
+/// By how much the start counter rises. A node that was brought up from a snapshot leaps, and by chance: the machine that
+/// it was moved from counts on from the same number, and of two records with one sequence nobody would ask for the other.
+fn step(settings: &Settings, rng: &mut ChaCha20Rng) -> u32 {
+    const LEAP: u32 = 1 << 12;
+    match settings.restored {
+        0 => 1,
+        _ => LEAP + rng.next_u32() % LEAP,
+    }
+}
 
 /// The state machine of one node.
 pub struct Core {
@@ -107,7 +120,7 @@ impl Core {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
-        let starts = saved.starts.saturating_add(1);
+        let starts = saved.starts.saturating_add(step(&settings, &mut rng));
         let content = Content {
             attempt: saved.attempt,
             flags: address::flags(&settings, saved.settled),
@@ -121,7 +134,7 @@ impl Core {
             mtu: settings.mtu,
             identity: identity.public(),
             wireguard: identity.wireguard_public(),
-            tail: Vec::new(),
+            tail: tail(settings.restored),
         };
         let own = Record::sign(content, &settings.cluster, &identity);
         let mut core = Self {
@@ -306,7 +319,11 @@ impl Core {
                     state.doubt(now);
                 }
             }
-            Ok(Offered::OwnAhead(sequence)) => self.jump(*sequence, now),
+            Ok(Offered::OwnAhead { sequence, restored }) => {
+                self.doubt_own(*restored, now);
+                self.jump(*sequence, now);
+            }
+            Ok(Offered::Moved) => self.notice(Notice::Moved),
             Err(refusal) => self.refused(refusal),
         }
         outcome
@@ -346,9 +363,18 @@ impl Core {
         self.notice(Notice::BadRecord { error });
     }
 
+    /// A record of ours from before this node was brought up from a snapshot is newer than its own. The others bring what
+    /// they hold when they are met; one that comes later was made since.
+    fn doubt_own(&mut self, restored: u64, now: Instant) {
+        if restored < self.settings.restored && self.schedule.has_company_since(OLD_NEWS, now) {
+            self.notice(Notice::OldMachine);
+        }
+    }
+
     /// Others hold a newer record of ours than our storage knew: go past it, on disk first.
     fn jump(&mut self, seen: Sequence, now: Instant) {
-        self.starts = seen.start.saturating_add(1);
+        let step = step(&self.settings, &mut self.rng);
+        self.starts = seen.start.saturating_add(step);
         self.outputs.push_back(Output::Save);
         self.notice(Notice::SequenceBehind);
         let mut content = self.book.own().content().clone();

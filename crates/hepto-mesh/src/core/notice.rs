@@ -62,6 +62,10 @@ pub enum Notice {
         /// What is wrong with it.
         error: RecordError,
     },
+    /// Another machine was brought up as this node from a snapshot.
+    Moved,
+    /// The machine from before this node was brought up from a snapshot runs again.
+    OldMachine,
     /// Our own record, signed by us, came back with a higher sequence: a backup was restored here, or the disk was full.
     SequenceBehind,
     /// This node took other overlay addresses since a name had its IPv4 address already.
@@ -113,6 +117,8 @@ impl Notice {
             Notice::TunnelKeyRefused { .. } => "E-MESH-TUNNEL-KEY",
             Notice::BookFull { .. } => "E-MESH-FULL",
             Notice::BadRecord { .. } => "W-MESH-RECORD",
+            Notice::Moved => "E-MESH-MOVED",
+            Notice::OldMachine => "W-MESH-OLD-MACHINE",
             Notice::SequenceBehind => "I-MESH-SEQUENCE",
             Notice::AddressMoved { .. } => "I-MESH-ADDRESS",
             Notice::AddressConflict { .. } => "E-MESH-ADDRESS",
@@ -159,6 +165,14 @@ impl Notice {
                 )
             }
             Notice::NameTaken { .. } => "give one of the two nodes another name".into(),
+            Notice::Moved => {
+                "take the node off this machine: hepto-node uninstall --config FILE; to have it here again, restore a \
+                 snapshot of the other here, with hepto-node restore --force"
+                    .into()
+            }
+            Notice::OldMachine => {
+                "see that no node of this name is left there: hepto-node uninstall --config FILE".into()
+            }
             Notice::TunnelKeyRefused { name, .. } => {
                 format!("if {name} is a copy of another node's storage, remove its identity folder there")
             }
@@ -217,6 +231,18 @@ impl fmt::Display for Notice {
                 write!(f, "{name} is refused: 256 names are known already")
             }
             Notice::BadRecord { error } => write!(f, "a record was skipped: {error}"),
+            Notice::Moved => {
+                write!(
+                    f,
+                    "this node was brought up from a snapshot on another machine since, and is there now"
+                )
+            }
+            Notice::OldMachine => {
+                write!(
+                    f,
+                    "the machine that this node was moved from has run again beside this one"
+                )
+            }
             Notice::SequenceBehind => {
                 write!(
                     f,

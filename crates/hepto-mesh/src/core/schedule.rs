@@ -115,6 +115,12 @@ impl Schedule {
     pub fn may_call_again(&mut self, now: Instant) -> bool {
         self.again.take(now)
     }
+
+    /// Whether there has been a session with anyone for so long.
+    pub fn has_company_since(&self, time: Duration, now: Instant) -> bool {
+        let since = self.company_since;
+        since.is_some_and(|since| now.saturating_duration_since(since) >= time)
+    }
 }
 
 impl Core {

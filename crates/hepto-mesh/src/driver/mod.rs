@@ -54,6 +54,8 @@ pub struct Settings {
     pub anchors: Vec<Anchor>,
     /// Endpoints from the configuration (port forwards).
     pub endpoints: Vec<SocketAddr>,
+    /// When this node was last brought up from a snapshot, seconds since 1970; 0 for never.
+    pub restored: u64,
     /// Folder of the mesh's files, `<storage>/<node>/mesh`; made where it is missing.
     pub directory: PathBuf,
     /// Whether to gossip. Without a firewall it stays off: its port must not be reached by pods.
@@ -214,6 +216,7 @@ pub fn spawn(
         mtu: settings.mtu,
         anchors: settings.anchors,
         endpoints: settings.endpoints,
+        restored: settings.restored,
     };
     let core = Core::new(core, identity, saved, boot, seed, Instant::now());
     let (events_in, events) = mpsc::channel(EVENTS);

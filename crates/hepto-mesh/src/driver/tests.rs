@@ -252,6 +252,7 @@ fn slow() -> (
         mtu: settings.mtu,
         anchors: Vec::new(),
         endpoints: Vec::new(),
+        restored: 0,
     };
     let identity = Identity::generate(&mut street::rng());
     let core = Core::new(

@@ -6,6 +6,7 @@ use hepto_mesh::name::NodeName;
 
 use crate::node::Nat;
 use crate::seeds;
+use crate::tunnel::Tunnel;
 use crate::world::{World, cluster, name, seconds};
 
 fn up(seed: u64, number: usize) -> World {
@@ -14,6 +15,50 @@ fn up(seed: u64, number: usize) -> World {
     let all = world.running();
     world.within(seconds(10), "start", |world| world.all_connected(&all));
     world
+}
+
+/// The old machine of a node that was brought up from a snapshot elsewhere, powered on again.
+#[test]
+fn of_two_machines_with_one_identity_the_later_restored_is_the_node() {
+    for seed in 0..20 {
+        let mut world = World::cluster(seed, 3, 1);
+        (0..3).for_each(|node| world.boot(node));
+        world.within(seconds(20), "contact", |world| {
+            world.all_connected(&[0, 1, 2])
+        });
+        world.pass(seconds(120));
+        world.kill(2);
+        // Restored from what the disk held long before.
+        let settings = Settings {
+            restored: 1_700_000_500,
+            ..world.nodes[2].settings.clone()
+        };
+        let identity = world.nodes[2].identity.clone();
+        let moved = world.add(settings);
+        world.nodes[moved].tunnel = Tunnel::new(identity.wireguard_public());
+        world.nodes[moved].identity = identity;
+        world.boot(moved);
+        world.within(seconds(120), "the moved one is met", |world| {
+            world.all_connected(&[0, 1, moved])
+        });
+        world.pass(seconds(60));
+        let said = |world: &World, node: usize| -> Vec<_> {
+            world.nodes[node].notices.iter().map(Notice::code).collect()
+        };
+        world.boot(2);
+        world.pass(seconds(120));
+        assert!(
+            said(&world, 2).contains(&"E-MESH-MOVED"),
+            "{seed}: {:?}",
+            said(&world, 2)
+        );
+        assert!(!said(&world, moved).contains(&"E-MESH-MOVED"), "{seed}");
+        // It ends, as the notice has it do, and the others are back with the moved one.
+        world.kill(2);
+        world.within(seconds(300), "the moved one is met again", |world| {
+            world.all_connected(&[0, 1, moved])
+        });
+    }
 }
 
 #[test]

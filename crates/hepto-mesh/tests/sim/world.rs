@@ -172,6 +172,7 @@ impl World {
             mtu: 1320,
             anchors: anchors.iter().map(anchor).collect(),
             endpoints: Vec::new(),
+            restored: 0,
         }
     }
 

@@ -29,7 +29,7 @@ use crate::peers::{Change, Peers};
 use crate::quality::{Qualities, Target};
 use crate::sandbox::{self, descriptor};
 use crate::snapshot::Snapshots;
-use crate::state::State;
+use crate::state::{self, State};
 
 /// How often the mesh hears of all sessions, beside each change.
 const SESSIONS_EVERY: Duration = Duration::from_secs(1);
@@ -195,6 +195,7 @@ impl<'a> Life<'a> {
             match self.next().await {
                 Happening::Network(Ok(event)) => self.on_network(event).await,
                 Happening::Network(Err(error)) => end_as_a_crash(&error.into()),
+                Happening::Mesh(MeshEvent::Notice(Notice::Moved)) => return Err(self.moved_away()),
                 Happening::Mesh(event) => self.on_mesh(event).await,
                 Happening::Sessions => self.on_sessions().await?,
                 Happening::Echo => {}
@@ -352,6 +353,14 @@ impl<'a> Life<'a> {
             MeshEvent::ResolveAnchors => self.resolver.begin(),
             MeshEvent::Notice(notice) => self.on_notice(notice),
         }
+    }
+
+    /// The node is on another machine now: it ends here, in order, and is not started again.
+    fn moved_away(&self) -> Fault {
+        if let Err(error) = state::mark_moved(self.config) {
+            tracing::warn!(%error, "cannot note that this node is on another machine: take it off this one");
+        }
+        state::moved()
     }
 
     fn on_notice(&mut self, notice: Notice) {

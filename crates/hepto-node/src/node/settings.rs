@@ -13,7 +13,9 @@ use ipnet::IpNet;
 use crate::config::{
     Config, FirewallMode, GOSSIP_PORT, Mode, Protocol, SNAPSHOT_PORT, host_addresses,
 };
+use crate::fault::Fault;
 use crate::sandbox;
+use crate::snapshot::restore;
 
 /// The name of the overlay's link in every node's namespace.
 pub const OVERLAY_LINK: &str = "hepto0";
@@ -146,8 +148,11 @@ pub fn mesh_directory(config: &Config) -> PathBuf {
 }
 
 /// What the mesh is told.
-pub fn mesh(config: &Config) -> hepto_mesh::driver::Settings {
-    hepto_mesh::driver::Settings {
+///
+/// # Errors
+/// When it cannot be read whether this node was restored.
+pub fn mesh(config: &Config) -> Result<hepto_mesh::driver::Settings, Fault> {
+    Ok(hepto_mesh::driver::Settings {
         cluster: config.cluster.name.clone(),
         node: config.node.name.clone(),
         master: config.cluster.master.clone(),
@@ -157,10 +162,11 @@ pub fn mesh(config: &Config) -> hepto_mesh::driver::Settings {
         mtu: config.tunnel_mtu(),
         anchors: anchors(config),
         endpoints: config.mesh.endpoints.clone(),
+        restored: restore::moment(config)?,
         directory: mesh_directory(config),
         // Without the firewall anyone on the LAN could reach gossip's port.
         gossip: config.network.firewall == FirewallMode::On,
-    }
+    })
 }
 
 /// The anchors, as the mesh names them.

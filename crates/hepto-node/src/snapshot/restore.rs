@@ -20,6 +20,9 @@ use crate::k3s::datastore;
 use crate::secret::quote;
 use crate::state;
 
+/// In a node's folder: when that was last brought up from a snapshot.
+const RESTORED: &str = "mesh/restored";
+
 /// What was restored.
 #[derive(Debug)]
 pub struct Restored {
@@ -153,6 +156,29 @@ pub fn restore(
     })
 }
 
+/// When a node's storage was last brought up from a snapshot, seconds since 1970; 0 for never.
+///
+/// # Errors
+/// `E-STORAGE` when that cannot be read: a node that forgets it would take itself for the machine that it was moved from.
+pub fn moment(config: &Config) -> Result<u64, Fault> {
+    let path = config.node_directory().join(RESTORED);
+    let moment = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) => Err(error.to_string()),
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| "it holds no number".to_owned()),
+    };
+    moment.map_err(|why| {
+        Fault::new(
+            "E-STORAGE",
+            format!("cannot read {}: {why}", path.display()),
+        )
+        .fix("check the disk; or restore the node once more, with --force")
+    })
+}
+
 fn expect_same(config: &Config, head: &archive::Head) -> Result<(), Fault> {
     let (cluster, node) = (config.cluster.name.as_str(), config.node.name.as_str());
     if head.cluster == cluster && head.node == node {
@@ -215,6 +241,14 @@ fn fill(
         );
         return Err(Fault::new("E-RESTORE-FORM", what).fix("take another snapshot"));
     }
+    // Of the machines with this identity the last that was restored is the node. A clock that stands at 1970 does not count.
+    let moment = Stamp::now().0.max(contents.head.made.0 + 1);
+    let mut folder = DirBuilder::new();
+    folder.recursive(true).mode(0o700);
+    folder
+        .create(staging.join("mesh"))
+        .and_then(|()| fs::write(staging.join(RESTORED), format!("{moment}\n")))
+        .map_err(|error| unwritten(staging, &error))?;
     let synced =
         File::open(&config.node.storage).and_then(|storage| Ok(rustix::fs::syncfs(&storage)?));
     synced.map_err(|error| unwritten(staging, &error))?;

@@ -184,7 +184,10 @@ fn our_own_record_from_the_future_is_noticed() {
     let ahead = record("self", 7, &[]);
     assert_eq!(
         offer(&mut book, &ahead, now),
-        Ok(Offered::OwnAhead(ahead.content().sequence))
+        Ok(Offered::OwnAhead {
+            sequence: ahead.content().sequence,
+            restored: 0
+        })
     );
 }
 

@@ -179,6 +179,7 @@ impl Street {
             mtu: 1320,
             anchors: anchors.iter().map(anchor).collect(),
             endpoints: Vec::new(),
+            restored: 0,
             directory: directory.join("mesh"),
             gossip: true,
         }
