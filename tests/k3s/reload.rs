@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use hepto_tests::{Lab, Node, Recipe, isolated, isolated_for, replace_file, until, within};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -117,6 +118,8 @@ fn a_stop_while_a_program_is_on_trial_ends_the_node_in_order() {
         let good = fs::read(&program).expect("the program");
         install(&program, "exec sleep 1000");
         node.signal(Signal::SIGHUP);
+        let there = || Path::new("/run/hepto").exists();
+        assert!(node.home().space().run(there).expect("its home"));
         let guard = within(SOON, "a guard stands", || guard().ok_or("none")).0;
         until(SOON, "the other program runs", || {
             fs::read_to_string(format!("/proc/{}/comm", node.pid()))
@@ -124,8 +127,9 @@ fn a_stop_while_a_program_is_on_trial_ends_the_node_in_order() {
         });
         replace_file(&program, &good);
         kill(Pid::from_raw(guard), Signal::SIGTERM).expect("the guard is ours");
+        // It takes the node back when the other's time is over, and then stops it.
         until(SOON, "the node has stopped", || {
-            !Path::new("/run/hepto").exists()
+            !node.home().space().run(there).expect("its home")
         });
         all_gone(SOON);
         node.end(SOON);
@@ -163,6 +167,54 @@ fn a_server_and_its_agent_are_reloaded_in_quick_turn() {
         }
         assert_eq!((pids(), nodes.each_ref().map(starts)), (before, [1, 1]));
         nodes.into_iter().rev().for_each(end);
+    });
+}
+
+/// Whatever asks others meanwhile, for a name or whether k3s is ready, holds up neither the exec nor what comes after.
+#[test]
+fn a_node_whose_master_and_resolver_swallow_packets_is_reloaded_all_the_same() {
+    isolated_for(4 * SOON, || {
+        let lab = Lab::new(PROGRAM);
+        let node = |number, name: &str| {
+            let mut recipe = Recipe {
+                master: "mars".to_owned(),
+                ..lab.recipe(number, name)
+            };
+            recipe.anchors.push("anchor.example.org".to_owned());
+            let mut node = lab.node(&lab.home(number), with_k3s(recipe));
+            node.start();
+            node
+        };
+        // Nobody has this address.
+        let resolver = lab.directory.join("resolv.conf");
+        fs::write(&resolver, "nameserver 192.168.77.77\n").expect("a file");
+        let bind = MsFlags::MS_BIND;
+        mount(
+            Some(&resolver),
+            "/etc/resolv.conf",
+            None::<&str>,
+            bind,
+            None::<&str>,
+        )
+        .expect("a mount of this test's own");
+        let (mars, venus) = (node(1, "mars"), node(2, "venus"));
+        reaches(&mars, "ready");
+        let before = reaches(&venus, "ready")["pid"].clone();
+        mars.signal(Signal::SIGSTOP);
+        for _ in 0..2 {
+            let asked = venus.ask(&["reload"]);
+            let said = String::from_utf8_lossy(&asked.stderr).into_owned();
+            assert!(asked.status.success(), "{said}");
+            until(SOON, "it is there again, and has proved itself", || {
+                let status = venus.status().unwrap_or_default();
+                status["on_trial"] == false && status["k3s"]["pid"] == before
+            });
+        }
+        mars.signal(Signal::SIGCONT);
+        let after = reaches(&venus, "ready");
+        assert_eq!((&after["pid"], starts(&venus)), (&before, 1));
+        end(venus);
+        end(mars);
     });
 }
 
