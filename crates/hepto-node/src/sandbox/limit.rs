@@ -288,9 +288,29 @@ fn measure(hierarchies: &[Hierarchy]) -> Usage {
     }
     if let Some(pids) = place("pids") {
         usage.pids = number(&pids.file("pids.current"));
-        usage.pids_refused = counter(&pids.file("pids.events"), "max");
+        usage.pids_refused = refused(&pids.directory);
     }
     usage
+}
+
+/// How often a process was refused another one. Before Linux 6.11 that is counted where the process is that asked, and not
+/// where the limit is.
+fn refused(directory: &Path) -> Option<u64> {
+    match counter(&directory.join("pids.events"), "max")? {
+        0 => Some(refused_below(directory)),
+        own => Some(own),
+    }
+}
+
+fn refused_below(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| {
+            let own = counter(&entry.path().join("pids.events"), "max");
+            own.unwrap_or(0) + refused_below(&entry.path())
+        })
+        .sum()
 }
 
 fn number(path: &Path) -> Option<u64> {

@@ -117,3 +117,19 @@ fn a_scope_is_limited_as_a_whole_and_by_its_properties() {
         ]
     );
 }
+
+#[test]
+fn a_refused_process_is_counted_wherever_the_kernel_counts_it() {
+    let root = tempfile::tempdir().unwrap();
+    let pod = root.path().join("node/kubepods/pod");
+    fs::create_dir_all(&pod).unwrap();
+    assert_eq!(refused(root.path()), None, "no such file");
+    fs::write(root.path().join("pids.events"), "max 0\n").unwrap();
+    assert_eq!(refused(root.path()), Some(0));
+    // Before Linux 6.11, then since.
+    fs::write(pod.join("pids.events"), "max 3\n").unwrap();
+    fs::write(root.path().join("node/pids.events"), "max 1\n").unwrap();
+    assert_eq!(refused(root.path()), Some(4));
+    fs::write(root.path().join("pids.events"), "max 7\n").unwrap();
+    assert_eq!(refused(root.path()), Some(7));
+}
