@@ -75,6 +75,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         .exit(Exit::NoPermission)
         .into());
     }
+    if let Err(error) = crate::sandbox::names_processes() {
+        let what = format!("this kernel is older than Linux 5.3: pidfd_open: {error}");
+        return Err(Fault::new("E-RUN-KERNEL", what)
+            .fix("install a newer kernel: the distribution's backports or HWE kernel, or that of its next release")
+            .exit(Exit::BadConfig)
+            .into());
+    }
     let Some((config, _)) = super::config::read(&args.config) else {
         return Ok(Exit::BadConfig.into());
     };

@@ -34,6 +34,7 @@ pub fn look(config: &Config) -> Vec<Finding> {
         host.clock(&config.path),
         host.neighbours(),
     ];
+    found.extend(descriptors());
     found.push(host.interface(&config.network.interface, config.network.mode));
     found.push(host.ipv6(config.network.auto || config.network.addresses.iter().any(is_v6)));
     found.extend(config.metrics.listen.map(|listen| {
@@ -72,6 +73,16 @@ fn root() -> Finding {
             .why("a node makes network namespaces, and most of what follows cannot be tried")
             .fix("sudo hepto-node preflight --config FILE"),
     }
+}
+
+/// Found only where it is missing: Linux before 5.3, or a filter of system calls.
+fn descriptors() -> Option<Finding> {
+    let error = crate::sandbox::names_processes().err()?;
+    let what = format!("this kernel is older than Linux 5.3: pidfd_open: {error}");
+    let found = Finding::error("machine.kernel-age", "E-PREFLIGHT-KERNEL", what)
+        .why("the node could end or enter a process that was given the number of one of its own")
+        .fix("install a newer kernel: the distribution's backports or HWE kernel, or that of its next release");
+    Some(found)
 }
 
 fn tun() -> Finding {

@@ -1,11 +1,14 @@
 //! A connection to the init of a node, made and greeted: what `run`, `stop`, `exec` and `kubectl` start from.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -94,14 +97,35 @@ pub fn enter(run_directory: &Path) -> Result<(), Error> {
             .iter()
             .try_for_each(|door| cgroup::join(door))?;
     }
-    let flags = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWCGROUP;
-    setns(contact.pidfd, flags)
-        .map_err(|error| launch::namespace("enter the node's namespaces", error))
+    join(&contact).map_err(|error| launch::namespace("enter the node's namespaces", error))
+}
+
+/// Enters init's namespaces by their files in `/proc`: setns(2) takes a pidfd only since Linux 5.8.
+fn join(contact: &Contact) -> io::Result<()> {
+    const KINDS: [(&str, CloneFlags); 6] = [
+        ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("net", CloneFlags::CLONE_NEWNET),
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+    ];
+    // All are opened first, while the host's /proc is seen.
+    let directory = PathBuf::from(format!("/proc/{}/ns", contact.pid));
+    let open = |(name, kind)| File::open(directory.join(name)).map(|file| (file, kind));
+    let files = KINDS
+        .into_iter()
+        .map(open)
+        .collect::<io::Result<Vec<_>>>()?;
+    // They are init's, and not another's that was given its pid, while init lives (pidfd_open(2): readable when it has ended).
+    let mut ended = [PollFd::new(&contact.pidfd, PollFlags::IN)];
+    if poll(&mut ended, Some(&Timespec::default()))? > 0 {
+        return Err(Errno::ESRCH.into());
+    }
+    for (file, kind) in files {
+        setns(file, kind)?;
+    }
+    Ok(())
 }
 
 /// Whether this program speaks the language of the init of a node, if one lives.

@@ -192,6 +192,16 @@ pub fn environment() -> Vec<(String, String)> {
     environment
 }
 
+/// Whether this kernel names a process by a descriptor (pidfd_open(2), Linux 5.3), whatever becomes of its pid.
+///
+/// # Errors
+/// What the kernel says when it does not.
+pub fn names_processes() -> std::io::Result<()> {
+    use rustix::process::{PidfdFlags, getpid, pidfd_open};
+    pidfd_open(getpid(), PidfdFlags::empty())?;
+    Ok(())
+}
+
 /// Whether a process of this machine may lower its `oom_score_adj` (CAP_SYS_RESOURCE).
 ///
 /// Without it runc fails every pod, until containerd has `restrict_oom_score_adj = true`.
