@@ -10,8 +10,8 @@ mirror=${HEPTO_DEBIAN:-http://deb.debian.org}
 packages="systemd systemd-sysv dbus udev kmod procps util-linux iproute2 iputils-ping nftables iptables ethtool
     wireguard-tools libfaketime iperf3 jq python3-minimal libpython3-stdlib"
 case $name in
-    # wireguard-go: Debian 11 has none.
-    bookworm) packages="$packages wireguard-go" ;;
+    # wireguard-go: Debian 11 has none. ansible-core: 2.14, what an administrator of Debian 12 has.
+    bookworm) packages="$packages wireguard-go ansible-core" ;;
     bullseye) ;;
     *) echo "vm: there is no VM named $name: bookworm or bullseye" >&2; exit 2 ;;
 esac
