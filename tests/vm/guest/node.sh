@@ -4,7 +4,8 @@
 # What runs on the host and lies on it because of nodes: empty when there is none. Storage and config stay out.
 remains() {
     ip netns list
-    systemctl --no-legend --plain list-units --all 'hepto-node@*' 'hepto-*.scope' | grep -v 'not-found inactive' || true
+    # Active, failed, or on the way to it; an enabled instance that is down counts for nothing.
+    systemctl --no-legend --plain list-units 'hepto-node@*' 'hepto-*.scope'
     find /run/hepto /sys/fs/cgroup -path '*hepto-*' -name '*.*' 2>/dev/null | grep -v '/hepto-vm.service' || true
     grep -E 'hepto|/srv/' /proc/self/mountinfo || true
     pgrep -a hepto-node || true
@@ -20,7 +21,7 @@ nothing_remains() { [ -z "$(remains)" ]; }
 fresh_host() {
     systemctl stop 'hepto-node@*.service'
     systemctl reset-failed
-    rm -rf /srv /etc/hepto
+    rm -rf /srv /etc/hepto /etc/systemd/system/*.wants/hepto-node@*
     mkdir -m 0700 /etc/hepto /srv
     # k3s itself loads it; the stand-in does not, and the node warns, rightly.
     modprobe br_netfilter

@@ -6,7 +6,11 @@ folder=$(cat /share/folder)
 
 now() { cut -d. -f1 /proc/uptime; }
 
-step() { echo "---- $(now) s: $*"; }
+# The host sees at once how far a test is, in NAME.told.
+step() {
+    echo "---- $(now) s: $*"
+    echo "step $(now) s: $*" >/dev/ttyS1
+}
 
 fail() {
     echo "FAILED: $*"
@@ -30,14 +34,17 @@ within() {
             cat /tmp/within
             fail "not within $limit s: $what"
         fi
-        sleep 0.3
+        # Asking is most of what such a machine does meanwhile.
+        sleep 1
     done
 }
 
-# run_tests PROGRAM ARGUMENT...: one of our test programs, with ten times the usual patience.
+# run_tests PROGRAM FILTER ARGUMENT...: one of our test programs, with ten times the usual patience. A filter that meets no
+# test would pass.
 run_tests() {
     local program=$1
     shift
     step "$program $*"
+    [ $# = 0 ] || "$folder/tests/$program" "$@" --list | grep ': test$' >/dev/null || fail "no such test"
     HEPTO_PATIENCE=10 "$folder/tests/$program" "$@"
 }

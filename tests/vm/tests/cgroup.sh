@@ -4,4 +4,4 @@
 
 stat -fc 'cgroups: %T' /sys/fs/cgroup
 run_tests sandbox
-run_tests k3s --test-threads=1
+run_tests k3s '' --test-threads=1

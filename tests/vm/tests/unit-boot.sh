@@ -14,6 +14,7 @@ Before=network-online.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+ExecStartPre=/bin/sh -c 'until [ -e /sys/class/net/eth0 ] && [ -e /sys/class/net/eth1 ]; do sleep 0.2; done'
 ExecStart=/sbin/ip link set eth0 up
 ExecStart=/sbin/ip addr replace 192.168.77.1/24 dev eth0
 ExecStart=/sbin/ip link set eth1 up

@@ -48,6 +48,22 @@ within 30 "the unit is inactive" is_inactive
 [ "$(property mars NRestarts)" = 0 ]
 within 30 "nothing of the node is left" nothing_remains
 
+step "a kernel before 5.3, which has no pidfd_open, is refused with what to do, and not tried again"
+as_before=/run/systemd/system/hepto-node@mars.service.d/before.conf
+mkdir -p "${as_before%/*}"
+printf '[Service]\nSystemCallFilter=~pidfd_open\nSystemCallErrorNumber=ENOSYS\n' >$as_before
+systemctl daemon-reload
+if systemctl start hepto-node@mars; then fail "it started"; fi
+[ "$(property mars ExecMainStatus)" = 78 ]
+[ "$(property mars NRestarts)" = 0 ]
+journalctl -b --no-pager -u hepto-node@mars | grep E-RUN-KERNEL
+systemd-run -q --pipe --wait -p SystemCallFilter=~pidfd_open -p SystemCallErrorNumber=ENOSYS \
+    hepto-node preflight --config /etc/hepto/mars.toml >/tmp/preflight 2>&1 || true
+grep E-PREFLIGHT-KERNEL /tmp/preflight || { cat /tmp/preflight; fail "preflight says nothing of the kernel"; }
+rm $as_before
+systemctl daemon-reload
+systemctl reset-failed
+
 step "a wrong configuration is not tried again"
 sed -i 's/^interface = .*/interfac = "eth0"/' /etc/hepto/mars.toml
 if systemctl start hepto-node@mars; then fail "it started"; fi
