@@ -19,6 +19,8 @@ use super::file::outside;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two tries at such a lock.
 const PAUSE: Duration = Duration::from_millis(50);
+/// So many revisions are left out when a copy takes the place of what came after it: more than anyone has written since.
+const LEFT_OUT: i64 = 1_000_000_000;
 /// What SQLite keeps beside a database: parts of its state, worthless or harmful beside another one.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
@@ -39,7 +41,7 @@ pub enum Error {
         source: io::Error,
     },
     /// SQLite refuses.
-    #[error("cannot copy the datastore {}: {source}", .path.display())]
+    #[error("cannot copy or change the datastore {}: {source}", .path.display())]
     Sqlite {
         /// The datastore.
         path: PathBuf,
@@ -112,8 +114,8 @@ pub fn copy(from: &Path, to: &Path) -> Result<u64, Error> {
     copied
 }
 
-/// Puts a copy in the datastore's place. k3s must not run. A crash half-way leaves either the older database or the copy,
-/// each without the other's WAL.
+/// Puts a copy in the datastore's place, [advanced](advance). k3s must not run. A crash half-way leaves either the older
+/// database or the copy, each without the other's WAL.
 ///
 /// # Errors
 /// When there is no copy, or the disk refuses.
@@ -130,11 +132,48 @@ pub fn put_back(copy: &Path, datastore: &Path) -> Result<(), Error> {
         ErrorKind::NotFound => Error::Absent(copy.to_owned()),
         _ => Error::file("write", &draft)(source),
     })?;
+    advance(&draft)?;
     // First: SQLite would play the older database's WAL into the copy.
     for suffix in BESIDE {
         remove(&beside(datastore, suffix))?;
     }
     place(&draft, datastore).map(drop)
+}
+
+/// Has k3s go on from a copy with revisions that nobody has seen. Kubelets, kube-proxies and flannels that run on remember
+/// the last revision that they heard of, perhaps one from after the copy, and would take all up to that one for old news: a
+/// deleted pod would run on. So many revisions are left out, and what is older counts as compacted: whoever asks for it is
+/// told to read everything anew. etcd's restore does the same (`--bump-revision`, `--mark-compacted`). A datastore that is
+/// not kine's is left alone.
+///
+/// # Errors
+/// When it is no database, or the disk refuses.
+pub fn advance(datastore: &Path) -> Result<(), Error> {
+    let advanced = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut store = Connection::open_with_flags(datastore, flags)?;
+        let table = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'kine'";
+        if store.query_row(table, [], |row| row.get::<_, i64>(0))? == 0 {
+            return Ok(());
+        }
+        let step = store.transaction()?;
+        // As kine itself fills a gap: it counts as a revision and is no object.
+        step.execute(
+            "INSERT INTO kine (id, name, created, deleted, create_revision, prev_revision, lease, value, old_value)
+             SELECT last, 'gap-' || last, 0, 1, 0, 0, 0, NULL, NULL
+             FROM (SELECT coalesce(max(id), 0) + ?1 AS last FROM kine)",
+            [LEFT_OUT],
+        )?;
+        step.execute(
+            "UPDATE OR IGNORE kine SET prev_revision = (SELECT max(id) FROM kine) WHERE name = 'compact_rev_key'",
+            [],
+        )?;
+        step.commit()
+    };
+    advanced().map_err(|source| Error::Sqlite {
+        path: datastore.to_owned(),
+        source,
+    })
 }
 
 /// The same path with more at its end, as SQLite names what belongs to a database.

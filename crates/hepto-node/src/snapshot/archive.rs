@@ -40,8 +40,10 @@ const DATASTORE: &str = "rancher/server/db/state.db";
 /// What is taken of `<storage>/<node>`, beside the datastore. k3s makes all else anew from these: its API server's and
 /// kubelets' certificates come from the authorities in `tls`, the keys of encrypted Secrets lie in `cred`, and
 /// `etc-rancher` has the node's own password, the tokens and what founded the cluster.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "cluster",
+    // Whose wish it was that no pods come, or the stop before a move would keep them away for good.
+    "drained",
     "identity",
     "mesh/book",
     "etc-rancher",

@@ -249,6 +249,8 @@ fn fill(
         .create(staging.join("mesh"))
         .and_then(|()| fs::write(staging.join(RESTORED), format!("{moment}\n")))
         .map_err(|error| unwritten(staging, &error))?;
+    // Agents that run on have perhaps heard of what came after it.
+    datastore::advance(&datastore::path(staging))?;
     let synced =
         File::open(&config.node.storage).and_then(|storage| Ok(rustix::fs::syncfs(&storage)?));
     synced.map_err(|error| unwritten(staging, &error))?;

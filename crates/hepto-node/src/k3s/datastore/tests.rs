@@ -186,3 +186,44 @@ fn what_is_no_sound_datastore_is_refused_and_the_older_copy_stays() {
     assert_eq!(copy(&from, &to).unwrap_err().code(), "E-DATASTORE-SQLITE");
     assert!(!beside(&to, ".new").exists());
 }
+
+#[test]
+fn k3s_goes_on_from_a_copy_with_revisions_that_nobody_has_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let (from, to) = (folder.path().join("state.db"), folder.path().join("copy"));
+    let store = opened(&from);
+    // As kine makes it, in the columns that matter.
+    store
+        .execute_batch(
+            "CREATE TABLE kine (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, created INTEGER, deleted INTEGER,
+                 create_revision INTEGER, prev_revision INTEGER, lease INTEGER, value BLOB, old_value BLOB);
+             CREATE UNIQUE INDEX kine_name_prev_revision_uindex ON kine (name, prev_revision);
+             INSERT INTO kine (name, created, deleted, prev_revision) VALUES ('compact_rev_key', 1, 0, 0), ('/a', 1, 0, 0);",
+        )
+        .unwrap();
+    copy(&from, &to).unwrap();
+    let later =
+        "INSERT INTO kine (name, created, deleted, prev_revision) VALUES ('/lost', 1, 0, 0)";
+    store.execute(later, []).unwrap();
+    drop(store);
+    put_back(&to, &from).unwrap();
+    let store = opened(&from);
+    let number = |sql: &str| {
+        store
+            .query_row(sql, [], |row| row.get::<_, i64>(0))
+            .unwrap()
+    };
+    let last = number("SELECT max(id) FROM kine");
+    assert!(last > 1000 + 3, "{last}");
+    assert_eq!(
+        number("SELECT prev_revision FROM kine WHERE name = 'compact_rev_key'"),
+        last
+    );
+    assert_eq!(number("SELECT count(*) FROM kine WHERE deleted = 0"), 2);
+    store.execute(later, []).unwrap();
+    assert_eq!(number("SELECT max(id) FROM kine"), last + 1);
+    assert_eq!(
+        number("SELECT count(*) FROM kine WHERE name LIKE 'gap-%'"),
+        1
+    );
+}

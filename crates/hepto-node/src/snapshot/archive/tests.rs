@@ -23,6 +23,7 @@ impl Home {
         let node = folder.path().join("grumpy");
         for (name, mode, text) in [
             ("cluster", 0o644, "acides\n"),
+            ("drained", 0o644, "stop\n"),
             ("identity/node.key", 0o600, "wireguard …"),
             ("mesh/book", 0o600, "book"),
             ("etc-rancher/node/password", 0o600, "node-password"),
