@@ -3,7 +3,8 @@
 #
 #   scripts/cluster.sh kubelab      with upstream's Kubernetes, built here from Go modules (tests/kubelab)
 #   HEPTO_K3S=/usr/local/bin/k3s scripts/cluster.sh k3s
-#                                   with a k3s; HEPTO_K3S_IMAGES names a folder of its release's image archives
+#                                   with a k3s; HEPTO_K3S_IMAGES names a folder of its release's image archives, and
+#                                   HEPTO_K3S_NEXT another version, to which the cluster is upgraded
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,6 +19,9 @@ k3s)
     [ -n "${HEPTO_K3S:-}" ] || fail "HEPTO_K3S names no program; try: HEPTO_K3S=/usr/local/bin/k3s make test-k3s"
     [ -x "$HEPTO_K3S" ] || fail "HEPTO_K3S=$HEPTO_K3S is not a program; install k3s there, executable"
     HEPTO_K3S=$(realpath "$HEPTO_K3S")
+    HEPTO_K3S_NEXT=${HEPTO_K3S_NEXT:-}
+    [ -z "$HEPTO_K3S_NEXT" ] || [ -x "$HEPTO_K3S_NEXT" ] ||
+        fail "HEPTO_K3S_NEXT=$HEPTO_K3S_NEXT is not a program; put the next release's k3s there, executable"
     [ -d "${HEPTO_K3S_IMAGES:-/}" ] || fail "HEPTO_K3S_IMAGES=$HEPTO_K3S_IMAGES is not a folder of image archives"
     ;;
 *) fail "usage: scripts/cluster.sh kubelab|k3s" ;;
@@ -48,25 +52,37 @@ if [ "${minor:-0}" -lt 21 ]; then
 fi
 
 version=$(sed -n 's/^\tk8s.io\/kubernetes v//p; s/^require k8s.io\/kubernetes v//p' tests/kubelab/go.mod)
+# One build of kubelab; the second differs by its version alone, so that it is linked anew and not compiled.
+kubelab() {
+    local of=k8s.io/component-base/version tags=netgo,osusergo,providerless,dockerless,sqlite_omit_load_extension
+    CGO_ENABLED=1 go build -p "${KUBELAB_JOBS:-2}" -trimpath -tags $tags \
+        -ldflags "-s -w -X $of.gitVersion=v$version+kubelab$1 -X $of.gitMajor=${version%%.*} \
+            -X $of.gitMinor=$(echo "$version" | cut -d. -f2) -X $of.gitTreeState=clean" \
+        -o "$2" .
+}
 build() {
-    local of=k8s.io/component-base/version
     say "building the test's pod and its images"
     CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o "$built/pod" ./pod
     go run ./archive -out "$built/images.tar" -program "$built/pod" -name /pod -command pause \
         rancher/mirrored-pause:3.6 hepto.test/pod:1
     [ "$kind" = kubelab ] || return 0
     say "building kubelab: minutes at the first time"
-    local tags=netgo,osusergo,providerless,dockerless,sqlite_omit_load_extension
-    CGO_ENABLED=1 go build -p "${KUBELAB_JOBS:-2}" -trimpath -tags $tags \
-        -ldflags "-s -w -X $of.gitVersion=v$version+kubelab1 -X $of.gitMajor=${version%%.*} \
-            -X $of.gitMinor=$(echo "$version" | cut -d. -f2) -X $of.gitTreeState=clean" \
-        -o "$built/kubelab" .
+    kubelab 1 "$built/kubelab"
+    kubelab 2 "$built/kubelab-next"
     go test ./join ./setting
 }
 (cd tests/kubelab && build)
-[ "$kind" = k3s ] || HEPTO_K3S=$built/kubelab
+if [ "$kind" = kubelab ]; then
+    HEPTO_K3S=$built/kubelab HEPTO_K3S_NEXT=$built/kubelab-next
+elif [ -z "$HEPTO_K3S_NEXT" ]; then
+    say "HEPTO_K3S_NEXT names no other version: the cluster is upgraded to a copy of the same with another digest"
+    # What follows an ELF file's sections is nobody's.
+    HEPTO_K3S_NEXT=$built/k3s-next
+    cp "$HEPTO_K3S" "$HEPTO_K3S_NEXT"
+    echo next >>"$HEPTO_K3S_NEXT"
+fi
 
-export HEPTO_K3S HEPTO_TEST_IMAGES=$built/images.tar HEPTO_CLUSTER_RESULT=$built/result
+export HEPTO_K3S HEPTO_K3S_NEXT HEPTO_TEST_IMAGES=$built/images.tar HEPTO_CLUSTER_RESULT=$built/result
 rm -rf "$HEPTO_CLUSTER_RESULT"
 mkdir "$HEPTO_CLUSTER_RESULT"
 cargo build --workspace --bins --locked
@@ -96,6 +112,7 @@ package() { dpkg-query --show --showformat '${Version}' "$1" 2>/dev/null || echo
         echo "| part | version |"
         echo "|---|---|"
         echo "| k3s | $("$HEPTO_K3S" --version | head -n 1) |"
+        echo "| k3s, upgraded to | $("$HEPTO_K3S_NEXT" --version | head -n 1) |"
     fi
     echo "| hepto-node | $(target/debug/hepto-node --version | sed 's/^hepto-node //'), debug build |"
     echo "| kernel | $(uname -sr), $(nproc) cores, $(findmnt --noheadings --output FSTYPE /sys/fs/cgroup | sed 's/^tmpfs$/cgroup v1 or hybrid/; s/^cgroup2$/cgroup v2/') |"

@@ -55,16 +55,11 @@ pub fn check(report: &mut Report) {
     );
     report.check("each sees its own processes and cgroups alone", || {
         for node in &cluster.nodes {
-            let seen = node.exec(&[
-                "sh",
-                "-c",
-                "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^serve$'",
-            ])?;
-            if seen.trim() != "1" {
+            let seen = pods::serving(node)?;
+            if seen != 1 {
                 return Err(format!(
-                    "{} sees {} pods that serve",
-                    node.recipe.cluster,
-                    seen.trim()
+                    "{} sees {seen} pods that serve",
+                    node.recipe.cluster
                 ));
             }
         }

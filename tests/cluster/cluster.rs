@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hepto_tests::{Inventory, Lab, Node, Recipe, program_at, until};
+use hepto_tests::{Home, Inventory, Lab, Node, Recipe, program_at, until};
 use serde_json::Value;
 
 use crate::report::Report;
@@ -13,6 +14,8 @@ use crate::{PATIENCE, PROGRAM};
 
 /// Names the program in k3s's place.
 const K3S: &str = "HEPTO_K3S";
+/// Names another build of it, to which nodes are upgraded.
+const NEXT: &str = "HEPTO_K3S_NEXT";
 /// Names the archive of the test's own images (`hepto.test/pod:1`, and a pause by k3s's name).
 const IMAGES: &str = "HEPTO_TEST_IMAGES";
 /// Names a folder of more archives, for a real k3s: its release's own images.
@@ -28,34 +31,42 @@ pub struct Cluster {
     pub lab: Lab,
     /// The master, then its agents.
     pub nodes: Vec<Node>,
+    /// Homes of nodes, and what each had before any node was started.
+    homes: Vec<(Arc<Home>, Inventory)>,
 }
 
 impl Cluster {
     /// Nodes of these names in homes 1, 2, …, none of them started; the first is the master.
     pub fn new(names: &[&str]) -> Cluster {
-        let lab = Lab::new(PROGRAM);
-        let node = |(number, name): (u8, &&str)| {
+        let mut cluster = Cluster {
+            lab: Lab::new(PROGRAM),
+            nodes: Vec::new(),
+            homes: Vec::new(),
+        };
+        for (number, name) in (1..).zip(names) {
+            let home = cluster.home(number);
             let recipe = Recipe {
                 master: names[0].to_owned(),
-                ..lab.recipe(number, name)
+                ..cluster.lab.recipe(number, name)
             };
-            let node = lab.node(&lab.home(number), with_k3s(recipe));
+            let node = cluster.lab.node(&home, with_k3s(recipe));
             give_images(&node);
-            node
-        };
-        let nodes = (1..).zip(names).map(node).collect();
-        Cluster { lab, nodes }
+            cluster.nodes.push(node);
+        }
+        cluster
+    }
+
+    /// Another home for nodes, in which nothing may be left at the end either; to be built before any node is started.
+    pub fn home(&mut self, number: u8) -> Arc<Home> {
+        let home = self.lab.home(number);
+        let before = Inventory::of(&home);
+        self.homes.push((home.clone(), before));
+        home
     }
 
     /// The master.
     pub fn master(&self) -> &Node {
         &self.nodes[0]
-    }
-
-    /// What every home has.
-    pub fn inventories(&self) -> Vec<Inventory> {
-        let of = |node: &Node| Inventory::of(node.home());
-        self.nodes.iter().map(of).collect()
     }
 
     /// Starts all nodes at once and waits until the cluster calls them Ready.
@@ -88,7 +99,7 @@ impl Cluster {
     }
 
     /// Stops all nodes; nothing may be left.
-    pub fn stop(&mut self, report: &mut Report, before: &[Inventory]) {
+    pub fn stop(&mut self, report: &mut Report) {
         let start = Instant::now();
         // The master last: what its agents still have to say has to be heard.
         for node in self.nodes.iter_mut().rev() {
@@ -102,9 +113,9 @@ impl Cluster {
         }
         let took = start.elapsed();
         report.check("after the stop nothing is left in any home", || {
-            let homes = self.inventories().into_iter().zip(before);
+            let homes = self.homes.iter();
             let left: Vec<String> = homes
-                .flat_map(|(after, before)| after.more_than(before))
+                .flat_map(|(home, before)| Inventory::of(home).more_than(before))
                 .collect();
             left.is_empty()
                 .then(|| format!("stopped one after another in {:.1} s", took.as_secs_f64()))
@@ -137,11 +148,23 @@ pub fn folder(node: &Node) -> PathBuf {
 /// # Panics
 /// Where none is named.
 pub fn with_k3s(recipe: Recipe) -> Recipe {
-    let program = std::env::var_os(K3S).unwrap_or_else(|| {
-        panic!("{K3S} names no program: run `make test-cluster`, or `{K3S}=/usr/local/bin/k3s make test-k3s`")
-    });
-    let binary = format!("binary = {:?}", program_at(Path::new(&program), "k3s"));
+    let binary = format!("binary = {:?}", program(K3S, "k3s"));
     recipe.without("k3s").with("k3s", &binary)
+}
+
+/// The other k3s of the environment, where nodes see it.
+///
+/// # Panics
+/// Where none is named.
+pub fn next_k3s() -> PathBuf {
+    program(NEXT, "k3s-next")
+}
+
+fn program(variable: &str, name: &str) -> PathBuf {
+    let program = std::env::var_os(variable).unwrap_or_else(|| {
+        panic!("{variable} names no program: run `make test-cluster`, or `{K3S}=/usr/local/bin/k3s make test-k3s`")
+    });
+    program_at(Path::new(&program), name)
 }
 
 /// Puts the archives of images where k3s looks for them, as one does in a home without Internet.
@@ -207,6 +230,54 @@ pub fn soon<T>(
             Err(_) => thread::sleep(PAUSE),
         }
     }
+}
+
+/// k3s's process, by the node's own word.
+pub fn k3s(node: &Node) -> Result<i32, String> {
+    let status = node.status()?;
+    let pid = status["k3s"]["pid"].as_i64().ok_or("k3s does not run")?;
+    i32::try_from(pid).map_err(|error| error.to_string())
+}
+
+/// The parent of a process.
+pub fn parent(pid: i32) -> Result<i32, String> {
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| error.to_string())?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.and_then(|parent| parent.trim().parse().ok())
+        .ok_or_else(|| format!("process {pid} has no parent"))
+}
+
+/// Writes `key = value` below a section of a node's config file, in the place of the key's line if it has one.
+pub fn set(node: &Node, section: &str, key: &str, value: &str) -> Result<(), String> {
+    let text = fs::read_to_string(&node.config).map_err(|error| error.to_string())?;
+    let header = format!("[{section}]\n");
+    let (before, rest) = text
+        .split_once(&header)
+        .ok_or_else(|| format!("there is no [{section}] in {text}"))?;
+    let (own, after) = rest.split_at(rest.find("\n[").map_or(rest.len(), |end| end + 1));
+    let others = own
+        .lines()
+        .filter(|line| !line.starts_with(&format!("{key} = ")));
+    let others: String = others.map(|line| format!("{line}\n")).collect();
+    let text = format!("{before}{header}{key} = {value}\n{others}{after}");
+    fs::write(&node.config, text).map_err(|error| error.to_string())
+}
+
+/// A command of `hepto-node`; what it said, which is an error when it failed.
+pub fn ask(node: &Node, words: &[&str]) -> Result<String, String> {
+    let output = node.ask(words);
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    Err(said)
+}
+
+/// `reload --wait`; its last word.
+pub fn reload(node: &Node) -> Result<String, String> {
+    let said = ask(node, &["reload", "--wait"])?;
+    Ok(said.lines().last().unwrap_or_default().to_owned())
 }
 
 /// Waits until k3s is in a state by the node's own word.

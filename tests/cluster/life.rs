@@ -1,6 +1,5 @@
 //! Pods outlive all but their own end.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::PATIENCE;
-use crate::cluster::{Cluster, json, reaches, ready, soon};
+use crate::cluster::{Cluster, json, k3s, parent, reaches, ready, reload, set, soon};
 use crate::pods::{self, Life, PORT};
 use crate::report::Report;
 
@@ -101,10 +100,7 @@ fn changed(cluster: &Cluster, lives: &[Life], report: &mut Report) {
     );
     report.check(&what, || {
         let before = k3s(node)?;
-        let text = fs::read_to_string(&node.config).map_err(|error| error.to_string())?;
-        let args = "[k3s]\nargs = [\"--kubelet-arg=max-pods=55\"]\n";
-        fs::write(&node.config, text.replace("[k3s]\n", args))
-            .map_err(|error| error.to_string())?;
+        set(node, "k3s", "args", "[\"--kubelet-arg=max-pods=55\"]")?;
         reload(node)?;
         reaches(node, "ready");
         if before == k3s(node)? {
@@ -121,16 +117,6 @@ fn changed(cluster: &Cluster, lives: &[Life], report: &mut Report) {
         same(cluster, lives)?;
         Ok(capacity.to_owned())
     });
-}
-
-/// `reload --wait`; its last word.
-fn reload(node: &Node) -> Result<String, String> {
-    let output = node.ask(&["reload", "--wait"]);
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if !output.status.success() {
-        return Err(said);
-    }
-    Ok(said.lines().last().unwrap_or_default().to_owned())
 }
 
 /// The node's init dies, and with it all that it held: everything is built anew, the pod too.
@@ -176,7 +162,7 @@ fn returned(cluster: &mut Cluster, report: &mut Report) {
 }
 
 /// The pod of the node, wherever it has its new address, answers the master's.
-fn answers(cluster: &Cluster, node: &Node) -> Result<(), String> {
+pub fn answers(cluster: &Cluster, node: &Node) -> Result<(), String> {
     let master = cluster.master();
     soon(PATIENCE, || {
         let addresses = pods::addresses(master, node.name())?;
@@ -195,24 +181,8 @@ fn answers(cluster: &Cluster, node: &Node) -> Result<(), String> {
     Ok(())
 }
 
-/// The parent of a process.
-fn parent(pid: i32) -> Result<i32, String> {
-    let status =
-        fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| error.to_string())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    line.and_then(|parent| parent.trim().parse().ok())
-        .ok_or_else(|| format!("process {pid} has no parent"))
-}
-
-/// k3s's process, by the node's own word.
-fn k3s(node: &Node) -> Result<i32, String> {
-    let status = node.status()?;
-    let pid = status["k3s"]["pid"].as_i64().ok_or("k3s does not run")?;
-    i32::try_from(pid).map_err(|error| error.to_string())
-}
-
 /// Kills k3s and waits for the next one.
-fn restart(node: &Node) -> Result<(), String> {
+pub fn restart(node: &Node) -> Result<(), String> {
     let before = k3s(node)?;
     kill(Pid::from_raw(before), Signal::SIGKILL).map_err(|error| error.to_string())?;
     soon(PATIENCE, || match k3s(node)? {
@@ -235,12 +205,14 @@ fn adopt(node: &mut Node) -> Result<(), String> {
         .ok_or_else(|| format!("k3s was {before} and is {after}"))
 }
 
-/// The same containers run with the same addresses, every pod answers every other, and all nodes are Ready.
+/// The same containers run with the same addresses, every node's pod asks one of them, and all nodes are Ready.
 pub fn same(cluster: &Cluster, lives: &[Life]) -> Result<(), String> {
     let master = cluster.master();
     soon(Duration::from_secs(60), || {
         let now = pods::lives(master)?;
-        (now == lives)
+        lives
+            .iter()
+            .all(|life| now.contains(life))
             .then_some(())
             .ok_or_else(|| format!("pods were {lives:?} and are {now:?}"))
     })?;
@@ -253,8 +225,13 @@ pub fn same(cluster: &Cluster, lives: &[Life]) -> Result<(), String> {
             })?;
         }
     }
+    all_ready(cluster)
+}
+
+/// The cluster calls all nodes Ready.
+pub fn all_ready(cluster: &Cluster) -> Result<(), String> {
     soon(PATIENCE, || {
-        let ready = ready(master)?;
+        let ready = ready(cluster.master())?;
         (ready.len() == cluster.nodes.len())
             .then_some(())
             .ok_or_else(|| format!("Ready are {ready:?}"))

@@ -9,9 +9,12 @@ mod closed;
 mod cluster;
 mod host;
 mod life;
+mod moved;
 mod network;
+mod owner;
 mod pods;
 mod report;
+mod upgrade;
 
 use std::time::Duration;
 
@@ -36,19 +39,22 @@ fn a_cluster_of_three_homes() {
         let mut report = Report::new("Three nodes in three homes");
         let kernel = Kernel::now();
         let mut cluster = Cluster::new(&["mars", "venus", "pluto"]);
-        let before = cluster.inventories();
+        let empty = cluster.home(4);
         cluster.start(&mut report);
         pods::start(&cluster, &mut report);
         network::check(&cluster, &mut report);
         closed::check(&cluster, &mut report);
         life::check(&mut cluster, &mut report);
+        upgrade::check(&cluster, &mut report);
+        owner::check(&cluster, &mut report);
+        moved::check(&mut cluster, &empty, &mut report);
         let what =
             "tokens and keys are in no argument, environment, log or file that others may read";
         report.check(what, || host::secrets(&cluster));
         report.check("the host's sysctls are what they were", || {
             kernel.unchanged()
         });
-        cluster.stop(&mut report, &before);
+        cluster.stop(&mut report);
         report.end();
     });
 }

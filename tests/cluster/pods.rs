@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 
 use hepto_tests::Node;
 use serde_json::{Value, json};
@@ -18,11 +19,16 @@ pub const HOST_PORT: u16 = 8081;
 /// The Service.
 pub const SERVICE: &str = "town";
 
+/// k3s's data folder, as the node's own programs see it.
+pub const DATA: &str = "/var/lib/rancher/k3s";
+
 /// What must not change over restarts of anything but the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
     /// The pod.
     pub name: String,
+    /// Its node.
+    pub node: String,
     /// How often the kubelet started its container again.
     pub restarts: u64,
     /// The container.
@@ -60,15 +66,28 @@ pub fn start(cluster: &Cluster, report: &mut Report) {
     );
 }
 
-/// Gives objects to the API.
+/// Gives objects to the API, as soon as it takes them: the default service account comes a moment after it.
+///
+/// # Panics
+/// When it does not take them.
 pub fn create(master: &Node, items: &[Value]) {
+    eventually("the API takes pods", || apply(master, items));
+}
+
+/// Gives objects to the API.
+pub fn apply(master: &Node, items: &[Value]) -> Result<String, String> {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
-    // The node sees its own folders alone.
-    fs::write(folder(master).join("test.json"), list.to_string()).expect("a file of the node");
-    // The default service account comes a moment after the API.
-    eventually("the API takes pods", || {
-        master.kubectl(&["apply", "-f", "/var/lib/rancher/k3s/test.json"])
-    });
+    let file = hand(master, "test.json", &list.to_string())?;
+    master.kubectl(&["apply", "-f", &file])
+}
+
+/// Puts a file where a node's own programs see it, for root alone; its path there.
+pub fn hand(node: &Node, name: &str, content: &str) -> Result<String, String> {
+    let path = folder(node).join(name);
+    let written = fs::write(&path, content)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)));
+    written.map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(format!("{DATA}/{name}"))
 }
 
 /// The pod of a node.
@@ -110,7 +129,13 @@ pub fn name(node: &str) -> String {
 
 /// All pods of the test, as the API knows them.
 pub fn lives(master: &Node) -> Result<Vec<Life>, String> {
-    let pods = crate::cluster::json(master, &["get", "pods", "--selector", "app=town"])?;
+    of(master, SERVICE)
+}
+
+/// The pods of an application.
+pub fn of(master: &Node, app: &str) -> Result<Vec<Life>, String> {
+    let selector = format!("app={app}");
+    let pods = crate::cluster::json(master, &["get", "pods", "--selector", &selector])?;
     let items = pods["items"].as_array().ok_or("no list of pods")?;
     Ok(items.iter().map(life).collect())
 }
@@ -119,21 +144,17 @@ fn life(pod: &Value) -> Life {
     let container = &pod["status"]["containerStatuses"][0];
     let running = container["state"]["running"].is_object();
     let addresses = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let mut addresses: Vec<IpAddr> = addresses
         .filter(|_| running)
         .filter_map(|address| address["ip"].as_str()?.parse().ok())
         .collect();
     addresses.sort();
     Life {
-        name: pod["metadata"]["name"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
+        name: text(&pod["metadata"]["name"]),
+        node: text(&pod["spec"]["nodeName"]),
         restarts: container["restartCount"].as_u64().unwrap_or_default(),
-        container: container["containerID"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
+        container: text(&container["containerID"]),
         addresses,
     }
 }
@@ -150,4 +171,11 @@ pub fn run(master: &Node, node: &str, words: &[&str]) -> Result<String, String> 
     let pod = name(node);
     let said = master.kubectl(&[&["exec", &pod, "--", "/pod"], words].concat())?;
     Ok(said.trim().to_owned())
+}
+
+/// How many pods of the test a node has, by its own processes.
+pub fn serving(node: &Node) -> Result<usize, String> {
+    let words = "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n' | grep -c '^serve$'";
+    let seen = node.exec(&["sh", "-c", words])?;
+    seen.trim().parse().map_err(|_| format!("it sees {seen:?}"))
 }

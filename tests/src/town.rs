@@ -106,14 +106,21 @@ impl Lab {
     /// When the disk refuses.
     #[must_use]
     pub fn node(&self, home: &Arc<Home>, recipe: Recipe) -> Node {
+        let name = format!("{}.{}.toml", recipe.cluster, recipe.name);
+        self.node_at(home, recipe, self.directory.join(name))
+    }
+
+    /// The same, with its config file at `path`, and its log beside that.
+    ///
+    /// # Panics
+    /// When the disk refuses.
+    #[must_use]
+    pub fn node_at(&self, home: &Arc<Home>, recipe: Recipe, path: PathBuf) -> Node {
         let kind = if home.has_ipvlan() {
             "ipvlan"
         } else {
             "macvlan"
         };
-        let path = self
-            .directory
-            .join(format!("{}.{}.toml", recipe.cluster, recipe.name));
         // It may exist: the node is made a second time, with other settings.
         fs::DirBuilder::new()
             .recursive(true)
