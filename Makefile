@@ -13,7 +13,7 @@ DEMO_ARGS ?=
 VM ?=
 TEST ?=
 
-.PHONY: help demo test test-cluster test-k3s build static dist dist-check lint unit vm clean toolchain deny ansible bench rules
+.PHONY: help demo test test-cluster test-k3s build static dist dist-check lint unit vm clean toolchain deny ansible bench rules picture
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ deny: ## Licences, bans and sources of every dependency (cargo install cargo-den
 
 toolchain:
 	@scripts/toolchain.sh >/dev/null
+
+picture: build ## The picture of the demo in docs/, as a terminal shows it (root)
+	@scripts/picture.py docs/demo.svg "make demo" target/debug/hepto-node demo
 
 # BENCH=tcp4,small PEERS=hepto,wireguard-go ROUNDS=3 DURATION=3 choose a part; bench/README.md tells the rest.
 bench: ## Speed beside other WireGuards: table, JSON, pictures in docs/benchmarks (root)
