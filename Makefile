@@ -8,6 +8,9 @@ export CARGO_TERM_COLOR ?= auto
 # Debian's packages put nft and ip where a user's PATH may not look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
+# The tests mostly wait, for a cable to be pulled and a k3s to be ready: two a core keep the cores busy.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
 CARGO := cargo
 DEMO_ARGS ?=
 VM ?=

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::{hepto, said};
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     root.canonicalize().expect("the repository")
 }
 
 /// The files below `folder` that end in `.extension`, but for what was built and what git keeps.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+pub fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -26,7 +26,7 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-fn read(path: &Path) -> String {
+pub fn read(path: &Path) -> String {
     fs::read_to_string(path).expect("text")
 }
 
@@ -89,6 +89,56 @@ fn every_code_of_preflight_has_its_row() {
         missing.is_empty() && stale.is_empty() && listed.len() > 20,
         "docs/reference/preflight.md lacks {missing:?} and has {stale:?}, which no source has"
     );
+}
+
+/// A call of a macro from its parenthesis to the end of it.
+fn call(text: &str) -> &str {
+    let (mut depth, mut quoted, mut escaped) = (0, false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return &text[..at];
+        }
+    }
+    panic!("no end: {text}")
+}
+
+#[test]
+fn every_line_logged_at_warn_or_above_has_a_code_and_says_what_to_do() {
+    let (mut seen, mut bare) = (0, Vec::new());
+    for krate in fs::read_dir(root().join("crates")).expect("the crates") {
+        for file in files(&krate.expect("a crate").path().join("src"), "rs") {
+            let text = read(&file);
+            for (at, name) in text
+                .match_indices("warn!(")
+                .chain(text.match_indices("error!("))
+            {
+                if text[..at].ends_with("compile_") {
+                    continue;
+                }
+                let call = call(&text[at + name.len() - 1..]);
+                let fields = call.split('"').step_by(2).collect::<String>();
+                let has = |field: &str| {
+                    let words = fields.split(|c: char| !(c.is_alphanumeric() || "_.".contains(c)));
+                    words.into_iter().any(|word| word == field)
+                };
+                seen += 1;
+                if !(has("code") && has("fix")) {
+                    let line = text[..at].lines().count();
+                    bare.push(format!("{}:{line}: {name}{call})", file.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} were found");
+    assert!(bare.is_empty(), "{}", bare.join("\n"));
 }
 
 /// What stands between `](` and `)`, outside code.
@@ -216,5 +266,23 @@ fn a_guide_shows_the_same_code_in_both_languages() {
         let other = links(&text).first().map(|link| folder.join(link));
         let other = other.expect("a link to the page in English, first of all");
         assert_eq!(commands(&page), commands(&other), "{}", page.display());
+    }
+}
+
+#[test]
+fn the_guide_says_of_each_alert_what_it_means() {
+    let rules = read(&root().join("dist/prometheus/hepto.rules.yaml"));
+    let alerts: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "))
+        .collect();
+    assert!(alerts.len() > 5, "{alerts:?}");
+    for guide in ["monitoring.md", "surveiller.fr.md"] {
+        let text = read(&root().join("docs/guide").join(guide));
+        let rows = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `Hepto")?.split('`').next());
+        let explained: Vec<String> = rows.map(|name| format!("Hepto{name}")).collect();
+        assert_eq!(explained, alerts, "{guide}");
     }
 }

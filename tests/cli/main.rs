@@ -1,6 +1,8 @@
 //! Commands that need no network, run as an operator runs them: exit codes, files and their modes, what is shown.
 
+mod diff;
 mod documents;
+mod schema;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

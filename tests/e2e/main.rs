@@ -16,6 +16,7 @@ mod first_packet;
 mod guide;
 mod key;
 mod lab;
+mod log;
 mod meet;
 mod metrics;
 mod moved;

@@ -178,3 +178,52 @@ fn a_slow_reader_and_a_taken_port_hurt_nobody() {
         assert!(node.stop(SOON).success());
     });
 }
+
+/// Another node of a home wants the same port, and gets one of its own by a reload.
+#[test]
+fn a_reload_takes_up_another_port_and_a_taken_one_is_named() {
+    isolated(|| {
+        let lab = new_lab();
+        let home = lab.home(1);
+        let listen = |port: u16| format!("listen = \"127.0.0.1:{port}\"");
+        let mut mars = lab.node(&home, lab.recipe(1, "mars").with("metrics", &listen(9586)));
+        mars.start();
+        until(SOON, "mars has the port", || {
+            ask(&mars, true, REQUEST).is_some()
+        });
+        let text = std::fs::read_to_string(&mars.config).expect("its config");
+        std::fs::write(&mars.config, text.replace("9586", "9587")).expect("its config");
+        let taken = home.space().run(|| TcpListener::bind("127.0.0.1:9587"));
+        let taken = taken.expect("the home lives").expect("the port is free");
+        let output = mars.ask(&["reload", "--wait"]);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        until(SOON, "the port that was left is free", || {
+            ask(&mars, true, REQUEST).is_none()
+        });
+
+        let problems = || {
+            mars.status()
+                .map_or_else(|_| "null".into(), |status| status["problems"].to_string())
+        };
+        until(SOON, "the taken port is named", || {
+            let problems = problems();
+            problems.contains("W-METRICS-LISTEN") && problems.contains("127.0.0.1:9587")
+        });
+        drop(taken);
+        until(
+            seconds(40),
+            "the port is had when it is free, and the problem is over",
+            || problems() == "[]",
+        );
+        let answers = || {
+            let talk = || TcpStream::connect("127.0.0.1:9587").is_ok();
+            home.space().run(talk).expect("the home lives")
+        };
+        assert!(answers());
+        assert!(mars.stop(SOON).success());
+    });
+}

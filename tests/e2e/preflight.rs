@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use hepto_net::lab::{Home, LAN};
-use hepto_tests::{Lab, Recipe, isolated};
+use hepto_tests::{Lab, Recipe, fits, isolated};
 use serde_json::Value;
 
 use crate::{PROGRAM, new_lab};
@@ -131,6 +131,7 @@ impl Trial {
         let errors = String::from_utf8_lossy(&output.stderr);
         let report = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|error| panic!("{error}: {errors}"));
+        assert_eq!(fits("preflight", &report), Ok(()));
         (output.status.code().expect("a code"), report)
     }
 

@@ -1,8 +1,9 @@
 //! What an operator sees of the other nodes.
 
+use std::process::Stdio;
 use std::time::Instant;
 
-use hepto_tests::{Node, SlowLine, isolated, until, within};
+use hepto_tests::{Node, SlowLine, fits, isolated, until, within};
 use serde_json::Value;
 
 use crate::{SOON, new_lab, seconds};
@@ -71,6 +72,7 @@ fn the_way_to_each_other_node_is_measured_and_another_mtu_is_named() {
         );
         assert!(!what.contains("venus"), "{what}");
 
+        compares(mars);
         pings(mars);
         // Silence is seen as loss while the session is still thought alive, and ping says what it is.
         lab.street.cut(&homes[1]).expect("the line can be cut");
@@ -87,6 +89,31 @@ fn the_way_to_each_other_node_is_measured_and_another_mtu_is_named() {
     });
 }
 
+/// `config diff` of a file with what runs: the node itself, and what the others announce.
+fn compares(mars: &Node) {
+    let mut command = mars.command(&["config", "diff", "--json"]);
+    command.arg(&mars.config).stdout(Stdio::piped());
+    let child = mars.home().space().spawn(&mut command).expect("it starts");
+    let output = child.wait_with_output().expect("ours");
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(fits("config-diff", &found), Ok(()));
+    let differences = found["differences"].as_array().expect("a list");
+    assert_eq!(
+        (output.status.code(), differences.len()),
+        (Some(1), 1),
+        "{found}"
+    );
+    let difference = &differences[0];
+    assert_eq!(
+        (&difference["setting"], &difference["node"]),
+        (&"network.mtu".into(), &"pluto".into())
+    );
+    assert!(
+        difference["other"].to_string().contains("1380"),
+        "{difference}"
+    );
+}
+
 /// `ping` of a node that is there, and of one that nobody is.
 fn pings(mars: &Node) {
     let (code, out, error) = said(mars, &["ping", "venus", "-c", "2"]);
@@ -99,6 +126,7 @@ fn pings(mars: &Node) {
     assert_eq!(answers.count(), 4, "two rounds, two families: {out}");
     let (code, out, _) = said(mars, &["ping", "venus", "--json", "--count", "1"]);
     let pinged: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(fits("ping", &pinged), Ok(()));
     assert_eq!((code, &pinged["endpoint"]), (Some(0), &endpoint));
     let addresses = pinged["addresses"].as_array().expect("a list");
     assert_eq!(addresses.len(), 2, "{pinged}");

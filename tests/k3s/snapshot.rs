@@ -371,6 +371,7 @@ fn a_master_moves_in_order_and_what_was_there_is_moved_aside() {
         assert!(made.status.success(), "{}", said(&made));
         let listed = call(&node, &["snapshot", "list", "--json"]);
         let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        assert_eq!(hepto_tests::fits("snapshot-list", &listed), Ok(()));
         assert_eq!(listed.as_array().map(Vec::len), Some(2), "{listed}");
         restore(&node, &out, &key, &["--force"]).expect("restored");
         let aside = fs::read_dir(&node.recipe.storage)

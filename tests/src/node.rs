@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{Recipe, patience, until, within};
+use crate::{Recipe, fits, patience, until, within};
 
 /// What a process has in memory, bytes (proc(5)).
 #[derive(Debug, Clone, Copy)]
@@ -196,6 +196,9 @@ impl Node {
     ///
     /// # Errors
     /// What it says instead.
+    ///
+    /// # Panics
+    /// When it is not as the published schema has it.
     pub fn status(&self) -> Result<Value, String> {
         self.report("status")
     }
@@ -204,6 +207,9 @@ impl Node {
     ///
     /// # Errors
     /// What it says instead.
+    ///
+    /// # Panics
+    /// When it is not as the published schema has it.
     pub fn peers(&self) -> Result<Vec<Value>, String> {
         let report = self.report("peers")?;
         report
@@ -217,7 +223,12 @@ impl Node {
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
-        serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())
+        let value = serde_json::from_slice(&output.stdout).map_err(|error| error.to_string())?;
+        // Every report that any test looks at is of the published form.
+        if let Err(departures) = fits(verb, &value) {
+            panic!("{verb} --json is not as published: {departures}\n{value:#}");
+        }
+        Ok(value)
     }
 
     /// The namespace of the node itself, with its home's files.

@@ -279,8 +279,9 @@ impl Supervisor {
                     continue;
                 }
                 End::Unbound(why) if failures == 3 => tracing::warn!(
-                    "gossip cannot listen on {}: {why}. The mesh works without it, slower. \
-                     Is the overlay address on the interface, and the port free?",
+                    code = "W-MESH-GOSSIP",
+                    fix = "look whether hepto0 has the overlay address and nothing else has the port: hepto-node exec --net -- ss -lntup",
+                    "gossip cannot listen on {}: {why}. The mesh works without it, slower",
                     self.view.borrow().bind
                 ),
                 End::Unbound(why) => tracing::debug!("gossip cannot listen yet: {why}"),

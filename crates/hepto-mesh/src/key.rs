@@ -17,6 +17,8 @@ use crate::name::ClusterName;
 
 /// Characters of a written key.
 pub const TEXT_LENGTH: usize = 32;
+/// Bytes of a check value: enough that two keys do not have the same by chance, and too few to be of use for anything else.
+const CHECK_LENGTH: usize = 5;
 /// Purpose under which the agents' key is derived from the cluster key.
 pub const AGENT_PURPOSE: &str = "agent";
 
@@ -86,6 +88,12 @@ impl OverlayKey {
             key_id: derive(&self.0, "keyid", cluster)[0],
             psk_root: derive(&self.0, "psk-root", cluster),
         }
+    }
+
+    /// Equal for equal keys, and nothing that a key could be found from: HMAC-BLAKE2s(key: its 32 bytes; message:
+    /// `hepto v1 check`), its first 5 bytes as 8 lower-case base32 characters (RFC 4648).
+    pub fn check_value(&self) -> String {
+        check_value(&self.0)
     }
 }
 
@@ -203,6 +211,11 @@ impl AgentKey {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// As [`OverlayKey::check_value`], of the 32 characters.
+    pub fn check_value(&self) -> String {
+        check_value(self.0.as_bytes())
+    }
 }
 
 impl FromStr for AgentKey {
@@ -275,6 +288,10 @@ fn message<'a>(purpose: &'a str, cluster: &'a ClusterName) -> [&'a [u8]; 4] {
 
 fn derive(key: &[u8; 32], purpose: &str, cluster: &ClusterName) -> [u8; 32] {
     hmac(key, &message(purpose, cluster))
+}
+
+fn check_value(key: &[u8]) -> String {
+    base32(&hmac(key, &[b"hepto v1 check"])[..CHECK_LENGTH])
 }
 
 fn hmac<P: AsRef<[u8]>>(key: &[u8], parts: &[P]) -> [u8; 32] {

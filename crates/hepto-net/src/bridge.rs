@@ -18,8 +18,10 @@ const CALLS: [&str; 3] = ["iptables", "ip6tables", "arptables"];
 pub(crate) fn load() {
     if let Err(error) = load_with(Path::new(SETTINGS), modprobe) {
         tracing::warn!(
-            "cannot load the kernel's module br_netfilter and keep the host's own bridges as they were: {error}; load it at \
-             boot (a file in /etc/modules-load.d), and set net.bridge.bridge-nf-call-* as you want it"
+            code = "W-NET-BRIDGE-MODULE",
+            fix = "load it at boot (a file in /etc/modules-load.d), and set net.bridge.bridge-nf-call-* as you want it",
+            %error,
+            "cannot load the kernel's module br_netfilter and keep the host's own bridges as they were"
         );
     }
 }

@@ -329,7 +329,7 @@ impl Tools {
             },
             (Some(Err(error)), None) => Err(error),
             (Some(Err(error)), Some(iptables)) => {
-                tracing::warn!(%error, "iptables is used instead; load the kernel's module nf_tables to use nft");
+                tracing::warn!(code = "W-NET-NFT", fix = "load the kernel's module nf_tables (modprobe nf_tables) to use nft", %error, "nft refuses, so iptables is used");
                 iptables.load(ruleset)
             }
             (None, Some(iptables)) => iptables.load(ruleset),

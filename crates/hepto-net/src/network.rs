@@ -86,7 +86,7 @@ impl Network {
             && let Err(error) = tune::release(&settings.uplink.parent)
         {
             // Of a run that died, and was to do it.
-            tracing::warn!(%error, "still on; turn it off by hand if it disturbs");
+            tracing::warn!(code = "W-NET-TUNE", fix = "turn it off by hand if it disturbs: ethtool -K INTERFACE rx-udp-gro-forwarding off", %error, "rx-udp-gro-forwarding of the host's interface is still on");
         }
         if settings.filter_bridges {
             bridge::load();
@@ -103,7 +103,8 @@ impl Network {
         };
         if opened.made {
             for error in namespace::unpin(&name) {
-                tracing::warn!(%error, "remove the namespace by hand: ip netns delete {name}");
+                let fix = format!("ip netns delete {name}");
+                tracing::warn!(code = "W-NET-NAMESPACE", fix, %error, "the namespace of a start that failed is left");
             }
         }
         result
@@ -186,7 +187,7 @@ impl Network {
             let steps = plan(&desired, &observed);
             if steps.is_empty() || pass == PASSES {
                 if let Some(step) = steps.first() {
-                    tracing::warn!(%step, "still to do after {PASSES} tries: stop what else changes the node's network");
+                    tracing::warn!(code = "W-NET-DRIFT", fix = "stop what else changes the node's network", %step, "still to do after {PASSES} tries");
                 }
                 self.left_over = self.drift(&observed);
                 first(refusal.into_iter().collect())?;
@@ -492,7 +493,7 @@ fn first(errors: Vec<Error>) -> Result<(), Error> {
     };
     for error in errors {
         let fix = error.fix().unwrap_or_default();
-        tracing::warn!(%error, code = error.code(), "{fix}");
+        tracing::warn!(code = error.code(), fix, "{error}");
     }
     Err(first)
 }

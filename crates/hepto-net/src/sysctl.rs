@@ -159,23 +159,14 @@ impl Reported {
             return;
         }
         let cost = cost(path);
-        match error.kind() {
+        let fix = match error.kind() {
             ErrorKind::NotFound if path.starts_with("net/bridge/") => {
-                tracing::warn!(
-                    sysctl = path,
-                    "{cost}: load the kernel's module br_netfilter (modprobe br_netfilter)"
-                );
+                "load the kernel's module br_netfilter (modprobe br_netfilter)"
             }
-            ErrorKind::NotFound => {
-                tracing::warn!(
-                    sysctl = path,
-                    "{cost}: this kernel lacks the setting; use another kernel for it"
-                );
-            }
-            _ => {
-                tracing::warn!(sysctl = path, %error, "{cost}: make /proc/sys writable for the node")
-            }
-        }
+            ErrorKind::NotFound => "use another kernel, if you need it: this one lacks the setting",
+            _ => "make /proc/sys writable for the node",
+        };
+        tracing::warn!(code = "W-NET-SYSCTL", fix, sysctl = path, %error, "{cost}");
     }
 }
 

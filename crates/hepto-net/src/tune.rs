@@ -73,8 +73,8 @@ impl Tuner {
         });
         if let Err(error) = tuned {
             tracing::warn!(
-                code = "W-NET-TUNE", interface = parent, %error,
-                "cannot turn {UDP_GRO_FORWARDING} on: the tunnel is slower, nothing else; set network.tune_host = false"
+                code = "W-NET-TUNE", fix = "set network.tune_host = false", interface = parent, %error,
+                "cannot turn {UDP_GRO_FORWARDING} on: the tunnel is slower, nothing else"
             );
             self.refused = Some(error.to_string());
         }
@@ -117,7 +117,9 @@ pub(crate) fn release(parent: &str) -> Result<(), Error> {
         // No node can have left a note there.
         Err(error) if error.kind() == ErrorKind::NotADirectory => {
             tracing::warn!(
-                "{NOTES} is no folder, so no node has turned {UDP_GRO_FORWARDING} of {parent} on; remove that file"
+                code = "W-NET-TUNE-NOTE",
+                fix = "remove that file",
+                "{NOTES} is no folder, so no node has turned {UDP_GRO_FORWARDING} of {parent} on"
             );
             return Ok(());
         }

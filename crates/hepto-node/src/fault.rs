@@ -50,6 +50,17 @@ impl Fault {
         }
     }
 
+    /// What mends it; where that is not known, what finds it out.
+    pub fn remedy(&self) -> &str {
+        let unknown = "hepto-node diagnose gathers what helps to find out";
+        self.fix.as_deref().unwrap_or(unknown)
+    }
+
+    /// Logs it: what cannot be done, and that the node goes on.
+    pub fn log(&self) {
+        tracing::error!(code = self.code, fix = self.remedy(), "{}", self.what);
+    }
+
     /// The same fault with what mends it.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {

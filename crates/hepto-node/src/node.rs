@@ -91,7 +91,11 @@ pub async fn run(config: Config, successor: Successor, inherited: Inherited) -> 
         failures.extend(state.release().err());
     }
     for failure in &failures {
-        tracing::error!("not removed: {failure}");
+        tracing::error!(
+            code = "E-STOP-LEFTOVERS",
+            fix = "hepto-node stop tries again",
+            "not removed: {failure}"
+        );
     }
     match (ran, failures.first()) {
         (Err(fault), _) => Err(fault.into()),

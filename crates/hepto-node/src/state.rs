@@ -170,7 +170,7 @@ fn make_directory(path: &Path) -> std::io::Result<()> {
 pub fn replace_identity(config: &Config, fingerprint: &str) {
     let path = identity_note(&config.path);
     if let Err(error) = fs::write(&path, format!("{fingerprint}\n")) {
-        tracing::warn!(%error, path = %path.display(), "cannot remember the identity beside the config; remove that file if it names another");
+        tracing::warn!(code = "W-NODE-IDENTITY", fix = "remove that file if it names another, and make the folder writable", %error, path = %path.display(), "cannot remember the identity beside the config");
     }
 }
 
@@ -298,7 +298,7 @@ pub fn remember_identity(config: &Config, fingerprint: &str) -> Result<(), Fault
         Ok(known) => Err(storage_absent(config, &known, "there is another identity")),
         Err(_) => {
             if let Err(error) = fs::write(&path, format!("{fingerprint}\n")) {
-                tracing::warn!(%error, path = %path.display(), "cannot remember the identity beside the config, so a lost disk will not be noticed: make the folder writable");
+                tracing::warn!(code = "W-NODE-IDENTITY", fix = "make the folder writable", %error, path = %path.display(), "cannot remember the identity beside the config, so a lost disk will not be noticed");
             }
             Ok(())
         }

@@ -345,6 +345,8 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             tracing::error!(
+                code = "E-TUNNEL-THREAD",
+                fix = "report its log: hepto-node diagnose",
                 thread = self.0,
                 "a tunnel thread panicked: the process ends, so that it is started anew"
             );

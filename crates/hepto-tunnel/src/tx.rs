@@ -111,8 +111,10 @@ impl Sender {
         if !self.failing {
             self.failing = true;
             tracing::warn!(
+                code = "W-TUNNEL-READ",
+                fix = "look whether it is still there and up: hepto-node exec --net -- ip link",
                 interface = shared.tun.name(), %error,
-                "cannot read the tunnel interface; trying again: look whether `ip link` still shows it"
+                "cannot read the tunnel interface; it is tried again"
             );
         }
         shared.stop.wait(PAUSE);

@@ -285,7 +285,8 @@ fn read_book(directory: &Path, cluster: &ClusterName) -> Result<(BookFile, Saved
             let aside = file.set_aside()?;
             tracing::warn!(
                 code = error.code(),
-                "{error}. It is at {}; compare identities with `hepto-node peers` on another node",
+                fix = "compare identities with `hepto-node peers` on another node",
+                "{error}. It is kept at {}",
                 aside.display()
             );
             Ok((file, Saved::default()))
@@ -329,7 +330,11 @@ impl Mesh {
         // Dropped without a word at the thread's very end, be it in peace or in panic.
         let _ = ended.await;
         if thread.join().is_err() {
-            tracing::error!("the thread hepto-mesh had panicked; its last words are above");
+            tracing::error!(
+                code = "E-MESH-THREAD",
+                fix = "start the node again, and report its log",
+                "the thread hepto-mesh had panicked; its last words are above"
+            );
         }
     }
 }

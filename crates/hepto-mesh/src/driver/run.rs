@@ -295,9 +295,9 @@ impl Driver {
                 if self.disk.as_ref().map(|known| known.code) != Some(trouble.code) {
                     tracing::warn!(
                         code = trouble.code,
-                        "{}. The mesh goes on; what it learns is lost at the next start. To mend it: {}",
-                        trouble.what,
-                        trouble.fix
+                        fix = trouble.fix,
+                        "{}. The mesh goes on; what it learns is lost at the next start",
+                        trouble.what
                     );
                 }
                 self.disk = Some(trouble);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::run::{LogFormat, log};
+use crate::log::{self, LogFormat};
 use crate::node::Successor;
 use crate::node::guard::{Orders, keep};
 
@@ -34,7 +34,8 @@ pub struct GuardArgs {
 
 /// Stands guard until the program on trial has proved itself, or takes the node back.
 pub fn run(args: GuardArgs) -> anyhow::Result<ExitCode> {
-    log(args.log_format)?;
+    // The config may be one that only the program on trial understands.
+    log::start(args.log_format, None)?;
     let orders = Orders {
         process: args.process,
         version: args.version_on_trial,

@@ -31,7 +31,13 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::fault::{Exit, Fault};
+#[cfg(test)]
+pub use config::Checked;
 pub use demo::DemoArgs;
+#[cfg(test)]
+pub use ping::Pinged;
+#[cfg(test)]
+pub use snapshot::Row;
 
 /// One node of a home-hosted Kubernetes cluster: network namespace, WireGuard mesh, supervised k3s.
 #[derive(Debug, Parser)]

@@ -10,6 +10,7 @@ use anyhow::bail;
 use clap::Args;
 use hepto_net::echo::{Echo, echo};
 use hepto_net::{Entry, address, namespace};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Target, print, show};
@@ -55,7 +56,7 @@ impl PingArgs {
 }
 
 /// What it came to.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Pinged {
     /// The other node.
     pub node: String,
@@ -70,7 +71,7 @@ pub struct Pinged {
 }
 
 /// The answers of one overlay address.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Tally {
     /// The address.
     pub address: IpAddr,

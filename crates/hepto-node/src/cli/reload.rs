@@ -173,6 +173,16 @@ fn wait(
         let now = Client::connect(run_directory)
             .map_err(anyhow::Error::from)
             .and_then(|mut client| Seen::by(&mut client));
+        // First of all: the program from before may run the node again already, as if nothing had been.
+        if has_ended(process)? {
+            match &now {
+                Ok(now) => return Err(failed(now.put_back.as_ref()).into()),
+                Err(_) if ended.get_or_insert_with(Instant::now).elapsed() >= GUARD => {
+                    return Err(failed(None).into());
+                }
+                Err(_) => {}
+            }
+        }
         let missing = match &now {
             Ok(now) => match before.missing(now) {
                 // All is there; what the reload was to change may still have failed.
@@ -184,16 +194,6 @@ fn wait(
             },
             Err(_) => None,
         };
-        if has_ended(process)? {
-            match &now {
-                // The program from before runs it, in a process of its own.
-                Ok(now) => return Err(failed(now.put_back.as_ref()).into()),
-                Err(_) if ended.get_or_insert_with(Instant::now).elapsed() >= GUARD => {
-                    return Err(failed(None).into());
-                }
-                Err(_) => {}
-            }
-        }
         // The node itself bounds how long a new k3s may take.
         if limit.is_none() && now.is_ok_and(|now| now.upgrade.is_some()) {
             since = Instant::now();

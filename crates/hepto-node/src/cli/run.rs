@@ -1,15 +1,12 @@
 //! `hepto-node run`.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use clap::Args;
 
 use crate::fault::{Exit, Fault};
+use crate::log::{self, LogFormat};
 use crate::node::{self, Inherited, Successor, guard};
 
 /// What `run` takes.
@@ -30,25 +27,6 @@ pub struct RunArgs {
     /// Why another program was ended for this one (set by a reload's guard)
     #[arg(long, hide = true, value_name = "WHY", requires = "lock")]
     pub put_back: Option<String>,
-}
-
-/// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Journald under systemd, text elsewhere
-    Auto,
-    /// One line of text each
-    Text,
-    /// One JSON object each
-    Json,
-}
-
-impl LogFormat {
-    /// As it is written on the command line.
-    pub(super) fn name(self) -> String {
-        let value = self.to_possible_value();
-        value.map_or_else(String::new, |value| value.get_name().to_owned())
-    }
 }
 
 /// Threads that may resolve names and write files beside the main thread.
@@ -85,7 +63,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let Some((config, _)) = super::config::read(&args.config) else {
         return Ok(Exit::BadConfig.into());
     };
-    log(args.log_format)?;
+    log::start(args.log_format, Some(&config))?;
     keep_out_of_core_files();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -106,39 +84,6 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 fn keep_out_of_core_files() {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "a core file of this process would hold the cluster's keys: set `ulimit -c 0`");
+        tracing::warn!(code = "W-RUN-CORE", fix = "set `ulimit -c 0` before the node is started", %error, "a core file of this process would hold the cluster's keys");
     }
-}
-
-pub(super) fn log(format: LogFormat) -> anyhow::Result<()> {
-    // memberlist logs an error for each packet that it cannot read: a flood would fill the journal. Its crates' names all
-    // begin so; what matters of it hepto-mesh counts and says. boringtun says at `error` that a session expired, which is
-    // an ordinary thing here.
-    let level =
-        std::env::var("HEPTO_LOG").unwrap_or_else(|_| "info,memberlist=off,boringtun=off".into());
-    let filter = EnvFilter::try_new(&level).map_err(|error| {
-        Fault::new(
-            "E-RUN-LOG",
-            format!("HEPTO_LOG={level} is not a filter: {error}"),
-        )
-        .fix("set it to error, warn, info or debug")
-    })?;
-    // systemd sets JOURNAL_STREAM for what it connects to the journal (systemd.exec(5)).
-    let journal = format == LogFormat::Auto && std::env::var_os("JOURNAL_STREAM").is_some();
-    let layer = match (journal.then(tracing_journald::layer), format) {
-        (Some(Ok(journal)), _) => journal.boxed(),
-        (_, LogFormat::Json) => fmt::layer().json().with_writer(std::io::stderr).boxed(),
-        _ => {
-            let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            fmt::layer()
-                .with_ansi(colour)
-                .with_target(false)
-                .with_writer(std::io::stderr)
-                .boxed()
-        }
-    };
-    tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
-        .try_init()?;
-    Ok(())
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Target;
@@ -141,13 +142,16 @@ fn copy(from: &Path, to: &Path) -> Result<(), Fault> {
     })
 }
 
+/// One of `snapshot list --json`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Row {
+    #[serde(flatten)]
+    kept: Kept,
+    /// Where it lies.
+    path: PathBuf,
+}
+
 fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
-    #[derive(Serialize)]
-    struct Row {
-        #[serde(flatten)]
-        kept: Kept,
-        path: PathBuf,
-    }
     let directory = match running(&args.target)? {
         Some((_, directory)) => directory,
         None => match args.target.config.as_deref().and_then(super::config::read) {

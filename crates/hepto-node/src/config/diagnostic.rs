@@ -5,9 +5,12 @@ use std::ops::Range;
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The file is refused.
     Error,
@@ -166,6 +169,13 @@ impl Source {
             path,
             text: starred,
         }
+    }
+
+    /// Line and character of a byte of the text, each from 1.
+    pub fn place(&self, at: usize) -> (usize, usize) {
+        let before = &self.text[..self.clamp(at..at).start];
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        (before.matches('\n').count() + 1, line.chars().count() + 1)
     }
 
     /// The span cut to the text and to whole characters: a parser's span may end past the last byte.

@@ -2,18 +2,53 @@
 //!
 //! What a value must be beyond its TOML type is decided in `check`, so that all errors come at once.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
-use toml::Spanned;
 
 /// A value and where it stands.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub struct Spanned<T>(toml::Spanned<T>);
+
+impl<T> Spanned<T> {
+    /// The value.
+    pub fn get_ref(&self) -> &T {
+        self.0.get_ref()
+    }
+
+    /// Its place, in bytes of the file.
+    pub fn span(&self) -> Range<usize> {
+        self.0.span()
+    }
+}
+
+/// As the value alone: the place is not written.
+impl<T: JsonSchema> JsonSchema for Spanned<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// A text and where it stands.
 pub type Text = Spanned<String>;
 
 /// The whole file.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["node", "network", "cluster"]))]
 pub struct File {
     /// `[node]`.
     #[serde(default)]
@@ -42,8 +77,9 @@ pub struct File {
 }
 
 /// `[node]`: who this is, and where its data lies.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["name", "storage"]))]
 pub struct NodeSection {
     /// The overlay's and Kubernetes' name.
     pub name: Option<Text>,
@@ -54,33 +90,39 @@ pub struct NodeSection {
 }
 
 /// `[network]`: how the node stands in its home's network.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["interface", "addresses"]))]
 pub struct NetworkSection {
     /// The host's interface.
     pub interface: Option<Text>,
     /// `ipvlan` or `macvlan`.
+    #[schemars(extend("enum" = ["ipvlan", "macvlan"]))]
     pub mode: Option<Text>,
     /// Addresses with their prefixes, `auto` among them; the word alone is a list of it.
     #[serde(default, deserialize_with = "list_or_auto")]
+    #[schemars(with = "ListOrAuto")]
     pub addresses: Option<Vec<Text>>,
     /// Default gateways.
     pub gateways: Option<Vec<Spanned<GatewayValue>>>,
     /// Resolvers.
     pub dns: Option<Vec<Text>>,
     /// The smallest path MTU between two nodes, bytes.
+    #[schemars(range(min = 1280, max = 9216))]
     pub mtu: Option<Spanned<i64>>,
     /// Ports open to the home's network.
     pub open: Option<Vec<Text>>,
     /// `on` or `none`.
+    #[schemars(extend("enum" = ["on", "none"]))]
     pub firewall: Option<Text>,
     /// Whether the host's interface may be told to forward joined UDP datagrams.
     pub tune_host: Option<Spanned<bool>>,
 }
 
 /// `[cluster]`: what all nodes have in common.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["name", "master", "overlay_key_file"]))]
 pub struct ClusterSection {
     /// The cluster's name.
     pub name: Option<Text>,
@@ -103,21 +145,23 @@ pub struct ClusterSection {
 }
 
 /// `[mesh]`: the overlay network.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MeshSection {
     /// The one public UDP port.
+    #[schemars(range(min = 1, max = 65535))]
     pub port: Option<Spanned<i64>>,
     /// The overlay's IPv4 prefix.
     pub ipv4: Option<Text>,
     /// `hepto` or `wesher`.
+    #[schemars(extend("enum" = ["hepto", "wesher"]))]
     pub addressing: Option<Text>,
     /// Addresses under which the others reach this node through port forwards.
     pub endpoints: Option<Vec<Text>>,
 }
 
 /// `[snapshot]`: what brings the master up elsewhere.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotSection {
     /// How often, or `never`.
@@ -135,7 +179,7 @@ pub struct SnapshotSection {
 }
 
 /// `[k3s]`: what runs in the node.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct K3sSection {
     /// `false`: mesh only.
@@ -161,7 +205,7 @@ pub struct K3sSection {
 }
 
 /// `[limits]`: what the node may use of its host.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsSection {
     /// Memory of everything that runs in the node.
@@ -175,7 +219,7 @@ pub struct LimitsSection {
 }
 
 /// `[metrics]`: where Prometheus finds the node.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricsSection {
     /// Address and port in the host's namespace.
@@ -189,6 +233,20 @@ pub struct BandwidthValue {
     pub up: Option<String>,
     /// What it receives.
     pub down: Option<String>,
+}
+
+impl JsonSchema for BandwidthValue {
+    fn schema_name() -> Cow<'static, str> {
+        "Bandwidth".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let rate = json_schema!({ "type": "string" });
+        json_schema!({ "anyOf": [
+            rate,
+            { "type": "object", "properties": { "up": rate, "down": rate }, "additionalProperties": false },
+        ]})
+    }
 }
 
 impl<'de> Deserialize<'de> for BandwidthValue {
@@ -227,6 +285,23 @@ impl<'de> Deserialize<'de> for BandwidthValue {
 /// The word of `network.addresses` for what routers announce.
 pub const AUTO: &str = "auto";
 
+/// What [`list_or_auto`] reads.
+struct ListOrAuto;
+
+impl JsonSchema for ListOrAuto {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "ListOrAuto".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "const": AUTO }, { "type": "array", "items": { "type": "string" } }] })
+    }
+}
+
 fn list_or_auto<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Text>>, D::Error> {
     struct Either;
     impl<'de> Visitor<'de> for Either {
@@ -238,7 +313,7 @@ fn list_or_auto<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec
 
         fn visit_str<E: de::Error>(self, word: &str) -> Result<Self::Value, E> {
             match word {
-                AUTO => Ok(vec![Spanned::new(0..0, word.to_owned())]),
+                AUTO => Ok(vec![Spanned(toml::Spanned::new(0..0, word.to_owned()))]),
                 other => Err(E::invalid_type(de::Unexpected::Str(other), &self)),
             }
         }
@@ -261,6 +336,25 @@ pub struct GatewayValue {
     pub via: String,
     /// Whether it is reached directly though no prefix says so.
     pub onlink: bool,
+}
+
+impl JsonSchema for GatewayValue {
+    fn schema_name() -> Cow<'static, str> {
+        "Gateway".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let via = json_schema!({ "type": "string" });
+        json_schema!({ "anyOf": [
+            via,
+            {
+                "type": "object",
+                "properties": { "via": via, "onlink": { "type": "boolean" } },
+                "required": ["via"],
+                "additionalProperties": false,
+            },
+        ]})
+    }
 }
 
 impl<'de> Deserialize<'de> for GatewayValue {

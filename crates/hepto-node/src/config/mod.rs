@@ -5,9 +5,11 @@
 
 mod check;
 mod diagnostic;
+mod difference;
 mod file;
 pub mod quantity;
 mod read;
+mod shared;
 mod show;
 
 use std::fs;
@@ -28,7 +30,10 @@ use crate::snapshot::age::Recipient;
 
 pub use check::form;
 pub use diagnostic::{Diagnostic, Report, Severity, Source};
+pub use difference::{Comparison, Side};
+pub use file::File;
 pub use read::nearest;
+pub use shared::Shared;
 pub use show::Shown;
 
 /// What `config default` prints: every key with its meaning. Placeholders apart, it is a valid file.
@@ -285,10 +290,7 @@ impl Config {
 
     /// The MTU of `hepto0`, bytes: never below what IPv6 needs, at the price of fragments outside.
     pub fn tunnel_mtu(&self) -> u16 {
-        self.network
-            .mtu
-            .saturating_sub(TUNNEL_OVERHEAD)
-            .max(IPV6_MINIMUM_MTU)
+        tunnel_mtu(self.network.mtu)
     }
 
     /// `CLUSTER.NODE`: what tells this node from every other on the machine.
@@ -312,6 +314,11 @@ impl Config {
     }
 }
 
+/// The MTU of `hepto0` by `network.mtu`, bytes: never below what IPv6 needs.
+fn tunnel_mtu(mtu: u16) -> u16 {
+    mtu.saturating_sub(TUNNEL_OVERHEAD).max(IPV6_MINIMUM_MTU)
+}
+
 /// An address of the host itself and the interface that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostAddress {
@@ -325,23 +332,42 @@ pub struct HostAddress {
 ///
 /// Gives the configuration with its warnings, or everything that is wrong at once. Makes nothing.
 pub fn read(path: &Path) -> Result<(Config, Report), Report> {
-    let shown = path.display().to_string();
-    let alone = |found: Diagnostic| Report {
+    let text = text_of(path)?;
+    let host = host_addresses().map_err(|error| {
+        let what = format!("cannot list this machine's addresses: {error}");
+        alone(path, Diagnostic::error("E-NET-ADDR-HOST", what))
+    })?;
+    check::check(path, &text, &host)
+}
+
+/// What a config file shares with its cluster, also of a node of another machine; its keys as far as they are here.
+///
+/// # Errors
+/// Everything that is wrong in its form.
+pub fn shared(path: &Path) -> Result<Shared, Report> {
+    check::shared(path, &text_of(path)?)
+}
+
+fn text_of(path: &Path) -> Result<String, Report> {
+    read_text(path).map_err(|error| {
+        let what = format!("cannot read {}: {error}", path.display());
+        let found = Diagnostic::error("E-CONFIG-READ", what);
+        alone(
+            path,
+            found.fix("`hepto-node config default` prints a file to start from"),
+        )
+    })
+}
+
+/// All that can be said of a file that could not be read.
+fn alone(path: &Path, found: Diagnostic) -> Report {
+    Report {
         source: Source {
-            path: shown.clone(),
+            path: path.display().to_string(),
             text: String::new(),
         },
         diagnostics: vec![found],
-    };
-    let text = read_text(path).map_err(|error| {
-        let found = Diagnostic::error("E-CONFIG-READ", format!("cannot read {shown}: {error}"));
-        alone(found.fix("`hepto-node config default` prints a file to start from"))
-    })?;
-    let host = host_addresses().map_err(|error| {
-        let what = format!("cannot list this machine's addresses: {error}");
-        alone(Diagnostic::error("E-NET-ADDR-HOST", what))
-    })?;
-    check::check(path, &text, &host)
+    }
 }
 
 /// The overlay and the cluster key's files, as a config file names them that may be wrong otherwise.

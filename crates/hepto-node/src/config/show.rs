@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::file::AUTO;
@@ -10,7 +11,7 @@ use super::{Anchor, Config, FirewallMode, Gateway, Mode, OpenPort, Protocol, qua
 use crate::k3s::acquire::{Archive, Source};
 
 /// What `config show` prints. The sections are a config file that means the same.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Shown {
     /// The sections as they would be written.
     #[serde(flatten)]
@@ -19,7 +20,7 @@ pub struct Shown {
     derived: Derived,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Sections {
     node: Node,
     network: Network,
@@ -31,14 +32,14 @@ struct Sections {
     metrics: Metrics,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Node {
     name: String,
     storage: PathBuf,
     data: Vec<PathBuf>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Network {
     interface: String,
     mode: &'static str,
@@ -52,14 +53,14 @@ struct Network {
 }
 
 /// As short as it may be written.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 enum GatewayShown {
     Plain(IpAddr),
     Onlink { via: IpAddr, onlink: bool },
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Cluster {
     name: String,
     master: String,
@@ -74,7 +75,7 @@ struct Cluster {
     service_cidrs: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Mesh {
     port: u16,
     ipv4: String,
@@ -82,7 +83,7 @@ struct Mesh {
     endpoints: Vec<SocketAddr>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Snapshot {
     every: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +94,7 @@ struct Snapshot {
     rate: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct K3s {
     enabled: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,7 +116,7 @@ struct K3s {
     upgrade_timeout: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<String>,
@@ -127,13 +128,13 @@ struct Limits {
     bandwidth: Option<BandwidthShown>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Metrics {
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct BandwidthShown {
     #[serde(skip_serializing_if = "Option::is_none")]
     up: Option<String>,
@@ -142,7 +143,7 @@ struct BandwidthShown {
 }
 
 /// What follows from the file, for the reader.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Derived {
     /// `master`, `agent`, or `mesh` without k3s.
     role: &'static str,

@@ -179,8 +179,9 @@ fn spare_oom_scores(directory: &Path, can_lower: bool) -> Result<(), Error> {
         };
     }
     tracing::warn!(
-        "CAP_SYS_RESOURCE is missing, so a pod's rank for the OOM killer cannot be lowered; give hepto-node the \
-         capability to have it back"
+        code = "W-K3S-RANK",
+        fix = "give hepto-node the capability CAP_SYS_RESOURCE to have it back",
+        "CAP_SYS_RESOURCE is missing, so a pod's rank for the OOM killer cannot be lowered"
     );
     let text = "[plugins.'io.containerd.cri.v1.runtime']\n  restrict_oom_score_adj = true\n";
     Folder::open(path)?.write(NAME, text.as_bytes())

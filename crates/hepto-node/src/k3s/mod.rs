@@ -41,6 +41,8 @@ use crate::sandbox::{self, Sandbox};
 const ID: &str = "k3s";
 /// Where k3s's output goes, as the node sees it.
 const LOG: &str = "/var/log/k3s.log";
+/// What to do about a k3s that is not well.
+const LOOK: &str = "look at what it says: hepto-node exec -- tail /var/log/k3s.log";
 /// How long to wait for a running init to tell of its programs. One that is slower is met all the same: the start of a
 /// second k3s is refused, and the first one's events arrive.
 const REPLAY: Duration = Duration::from_secs(1);
@@ -390,8 +392,10 @@ impl Supervisor {
                         false => self.machine.last_error(),
                     };
                     tracing::warn!(
+                        code = "W-K3S-SLOW",
+                        fix = LOOK,
                         missing = missing.unwrap_or("k3s has not said READY"),
-                        "k3s is not ready yet; look at {LOG} with `hepto-node exec -- tail {LOG}`"
+                        "k3s is not ready yet"
                     );
                 }
             }
@@ -407,18 +411,22 @@ impl Supervisor {
                 let at = self.machine.retry_at().unwrap_or_else(Instant::now);
                 let wait = at.saturating_duration_since(Instant::now()).as_secs_f32();
                 tracing::warn!(
+                    code = "W-K3S-BACKOFF",
+                    fix = LOOK,
                     why,
-                    "k3s is started again in {wait:.1} s; if this goes on, look at {LOG} in the node"
+                    "k3s is started again in {wait:.1} s"
                 );
             }
             State::Degraded => tracing::warn!(
+                code = "W-K3S-DEGRADED",
+                fix = LOOK,
                 why,
-                "the node is not ready any more; look at {LOG} in the node"
+                "the node is not ready any more"
             ),
             State::Restarting => {
-                tracing::warn!(why, "k3s is ended and started anew; pods run on");
+                tracing::info!(why, "k3s is ended and started anew; pods run on");
             }
-            State::Stopped => tracing::warn!(why, "the sandbox is made anew"),
+            State::Stopped => tracing::info!(why, "the sandbox is made anew"),
             State::MeshUp => {
                 tracing::info!(
                     master = self.settings.arguments.master,

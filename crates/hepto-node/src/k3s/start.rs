@@ -124,6 +124,7 @@ impl Supervisor {
         let name = &trial.to.name;
         tracing::error!(
             code = "E-K3S-UPGRADE",
+            fix = "see to what stands in the way, then hepto-node reload",
             "{name} is not tried, and the earlier k3s goes on, since there would be no way back: {why}"
         );
         self.upgrade.refuse(trial, why);
@@ -153,11 +154,17 @@ impl Supervisor {
             ),
             Ok(Err(why)) => {
                 tracing::warn!(
+                    code = "W-K3S-DRAIN",
+                    fix = "nothing now; before the next stop, hepto-node drain says what stands in the way",
                     why,
                     "the pods cannot be asked to go elsewhere; they are ended here"
                 );
             }
-            Err(_) => tracing::warn!("the drain could not be started; raise the limit of tasks"),
+            Err(_) => tracing::warn!(
+                code = "E-RUN-THREAD",
+                fix = "raise the limit of tasks (TasksMax= of the unit)",
+                "the drain could not be started"
+            ),
         }
     }
 
@@ -201,6 +208,7 @@ impl Supervisor {
         if let Some((name, why)) = self.failed() {
             tracing::error!(
                 code = "E-K3S-UPGRADE",
+                fix = "its log has why; name another one in the config, or the same again, then hepto-node reload",
                 "{name} is given up, and the earlier k3s started again: {why}"
             );
             self.restart(Some(format!("{name} is given up: {why}")));
@@ -209,7 +217,7 @@ impl Supervisor {
 
     fn save(&self) {
         if let Err(error) = files::write(&self.settings.directory, self.upgrade.trial()) {
-            tracing::warn!(%error, "how far an upgrade of k3s is cannot be written; make room in node.storage");
+            tracing::warn!(code = "W-K3S-NOTE", fix = "make room in node.storage", %error, "how far an upgrade of k3s is cannot be written");
         }
     }
 

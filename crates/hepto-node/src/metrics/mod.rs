@@ -7,11 +7,12 @@
 mod family;
 mod text;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -21,6 +22,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use crate::control::{Answer, Ask, Requests};
+use crate::status::Problem;
 
 /// The socket's name in the run directory.
 const SOCKET: &str = "metrics.sock";
@@ -37,22 +39,39 @@ const AGAIN: Duration = Duration::from_secs(10);
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The servers, which end when this is dropped.
-pub struct Metrics(Vec<JoinHandle<()>>);
+pub struct Metrics {
+    servers: Vec<JoinHandle<()>>,
+    troubles: Troubles,
+}
+
+/// What cannot be listened at now, by its place.
+type Troubles = Arc<Mutex<BTreeMap<String, Problem>>>;
 
 impl Metrics {
     /// Serves the socket in `run_directory`, and TCP at `listen`. A node that nobody measures works all the same, so
     /// what cannot be listened at is logged, and tried again.
     pub fn serve(run_directory: &Path, listen: Option<SocketAddr>, node: &Requests) -> Metrics {
         let path = run_directory.join(SOCKET);
-        let mut servers = vec![tokio::spawn(serve_unix(path, node.clone()))];
-        servers.extend(listen.map(|address| tokio::spawn(serve_tcp(address, node.clone()))));
-        Metrics(servers)
+        let troubles = Troubles::default();
+        let unix = serve_unix(path, node.clone(), troubles.clone());
+        let mut servers = vec![tokio::spawn(unix)];
+        servers.extend(listen.map(|address| {
+            let tcp = serve_tcp(address, node.clone(), troubles.clone());
+            tokio::spawn(tcp)
+        }));
+        Metrics { servers, troubles }
+    }
+
+    /// What is wrong with them now.
+    pub fn problems(&self) -> Vec<Problem> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.values().cloned().collect()
     }
 }
 
 impl Drop for Metrics {
     fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
+        self.servers.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -75,7 +94,7 @@ impl Listener {
     }
 }
 
-async fn serve_unix(path: PathBuf, node: Requests) {
+async fn serve_unix(path: PathBuf, node: Requests, troubles: Troubles) {
     let bind = || {
         // The node's lock is ours, so a socket that lies here is a dead run's.
         let _ = std::fs::remove_file(&path);
@@ -84,11 +103,11 @@ async fn serve_unix(path: PathBuf, node: Requests) {
         Ok(Listener::Unix(listener))
     };
     let fix = "check that /run is writable and not full";
-    let listener = listening(&path.display().to_string(), fix, bind).await;
+    let listener = listening(&path.display().to_string(), fix, &troubles, bind).await;
     accept(listener, node).await;
 }
 
-async fn serve_tcp(address: SocketAddr, node: Requests) {
+async fn serve_tcp(address: SocketAddr, node: Requests, troubles: Troubles) {
     let fix = "give this node a port of its own in metrics.listen (ss -ltnp shows who has which), then reload; until then \
                it is tried again every ten seconds";
     let bind = || {
@@ -96,25 +115,36 @@ async fn serve_tcp(address: SocketAddr, node: Requests) {
         listener.set_nonblocking(true)?;
         Ok(Listener::Tcp(TcpListener::from_std(listener)?))
     };
-    let listener = listening(&address.to_string(), fix, bind).await;
+    let listener = listening(&address.to_string(), fix, &troubles, bind).await;
     accept(listener, node).await;
 }
 
-/// The listener, as soon as there is one; the first failure is told.
-async fn listening(place: &str, fix: &str, bind: impl Fn() -> io::Result<Listener>) -> Listener {
-    let mut told = false;
+/// The listener, as soon as there is one; the first failure is logged, and stands among the problems until then.
+async fn listening(
+    place: &str,
+    fix: &str,
+    troubles: &Troubles,
+    bind: impl Fn() -> io::Result<Listener>,
+) -> Listener {
+    const CODE: &str = "W-METRICS-LISTEN";
+    let troubles = || troubles.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         match bind() {
-            Ok(listener) => return listener,
-            Err(error) if !told => {
-                tracing::warn!(
-                    code = "W-METRICS-LISTEN",
-                    fix,
-                    "cannot offer metrics at {place}: {error}"
-                );
-                told = true;
+            Ok(listener) => {
+                troubles().remove(place);
+                return listener;
             }
-            Err(_) => {}
+            Err(error) => {
+                let what = format!("cannot offer metrics at {place}: {error}");
+                let problem = Problem {
+                    code: CODE.into(),
+                    what: what.clone(),
+                    fix: Some(fix.into()),
+                };
+                if troubles().insert(place.to_owned(), problem).is_none() {
+                    tracing::warn!(code = CODE, fix, "{what}");
+                }
+            }
         }
         sleep(AGAIN).await;
     }

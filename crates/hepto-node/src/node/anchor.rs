@@ -41,7 +41,7 @@ impl Resolver {
                 let addresses = match lookup_host((anchor.host.as_str(), anchor.port)).await {
                     Ok(addresses) => addresses.collect(),
                     Err(error) => {
-                        tracing::warn!(%anchor, %error, "this anchor's name does not resolve; check it, and the host's name servers");
+                        tracing::warn!(code = "W-MESH-ANCHOR-NAME", fix = "check the name, and the host's name servers", %anchor, %error, "this anchor's name does not resolve");
                         Vec::new()
                     }
                 };

@@ -24,6 +24,7 @@ use super::{Start, settings};
 use crate::config::Config;
 use crate::control::{self, Answer, Ask, Pending};
 use crate::fault::Fault;
+use crate::log;
 use crate::metrics::Metrics;
 use crate::peers::{Change, Peers};
 use crate::quality::{Qualities, Target};
@@ -85,8 +86,7 @@ pub(super) struct Life<'a> {
     pub(super) started: Instant,
     pub(super) resolver: Resolver,
     pub(super) control: mpsc::Receiver<Pending>,
-    /// Serves as long as it is there.
-    pub(super) _metrics: Metrics,
+    pub(super) metrics: Metrics,
     pub(super) reports: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
     pub(super) reachable: usize,
     pub(super) told: String,
@@ -148,7 +148,7 @@ impl<'a> Life<'a> {
             started: Instant::now(),
             resolver: Resolver::new(settings::anchors(config)),
             control,
-            _metrics: Metrics::serve(directory, config.metrics.listen, &requests),
+            metrics: Metrics::serve(directory, config.metrics.listen, &requests),
             reports: mpsc::channel(4),
             reachable: 0,
             told: String::new(),
@@ -197,7 +197,10 @@ impl<'a> Life<'a> {
                 Happening::Network(Err(error)) => end_as_a_crash(&error.into()),
                 Happening::Mesh(MeshEvent::Notice(Notice::Moved)) => return Err(self.moved_away()),
                 Happening::Mesh(event) => self.on_mesh(event).await,
-                Happening::Sessions => self.on_sessions().await?,
+                Happening::Sessions => {
+                    self.on_sessions().await?;
+                    log::tell_unsaid();
+                }
                 Happening::Echo => {}
                 Happening::Resolved(anchors) => self.mesh.command(Command::Anchors(anchors)),
                 Happening::Workload(Step::Went) => {}
@@ -281,14 +284,16 @@ impl<'a> Life<'a> {
             UplinkState::Up { ifindex, .. } => Some(ifindex),
             UplinkState::WaitingForParent => {
                 tracing::warn!(
+                    code = "W-NET-PARENT-ABSENT",
+                    fix = "plug it in, or correct network.interface",
                     interface = self.config.network.interface,
-                    "the host has no such interface: plug it in, or correct network.interface; it is taken up when it appears"
+                    "the host has no such interface; it is taken up when it appears"
                 );
                 None
             }
         };
         if let Err(error) = self.tunnel.set_uplink(index) {
-            tracing::error!(%error, "cannot bind the mesh's socket to the uplink; restart the node");
+            tracing::error!(code = "E-TUNNEL-SOCKET-OPTION", fix = "restart the node", %error, "cannot bind the mesh's socket to the uplink");
         }
     }
 
@@ -305,11 +310,15 @@ impl<'a> Life<'a> {
                 self.apply(changes);
             }
             NetworkEvent::DuplicateAddress(address) => {
-                tracing::error!(code = "E-NET-ADDR-DUP", %address, "another machine on this network has this address; change one of the two");
+                tracing::error!(code = "E-NET-ADDR-DUP", fix = "change one of the two", %address, "another machine on this network has this address");
                 self.duplicates.insert(address);
             }
             NetworkEvent::AddressPending(address) => {
-                tracing::warn!(%address, "this address is not usable yet: check the cable and that {} is up", self.config.network.interface);
+                let fix = format!(
+                    "check the cable and that {} is up",
+                    self.config.network.interface
+                );
+                tracing::warn!(code = "W-NET-ADDR-PENDING", fix, %address, "this address is not usable yet");
             }
             NetworkEvent::Parent(change) => {
                 tracing::info!(
@@ -321,7 +330,12 @@ impl<'a> Life<'a> {
                 self.converge().await;
             }
             NetworkEvent::UplinkGone | NetworkEvent::FirewallGone | NetworkEvent::Drift => {
-                tracing::warn!(?event, "someone changed the node's network; it is put back");
+                tracing::warn!(
+                    code = "W-NET-DRIFT",
+                    fix = "stop what else changes the node's network",
+                    ?event,
+                    "someone changed the node's network; it is put back"
+                );
                 self.converge().await;
             }
         }
@@ -358,7 +372,7 @@ impl<'a> Life<'a> {
     /// The node is on another machine now: it ends here, in order, and is not started again.
     fn moved_away(&self) -> Fault {
         if let Err(error) = state::mark_moved(self.config) {
-            tracing::warn!(%error, "cannot note that this node is on another machine: take it off this one");
+            tracing::warn!(code = "E-MESH-MOVED", fix = "take it off this one: hepto-node uninstall", %error, "cannot note that this node is on another machine");
         }
         state::moved()
     }
@@ -412,7 +426,7 @@ impl<'a> Life<'a> {
                 .await;
             // Once it ran, a failure is tried again; at the start it ends the node, with what mends it.
             match began {
-                Err(fault) if self.began => tracing::error!("{fault}"),
+                Err(fault) if self.began => fault.log(),
                 other => other?,
             }
             self.began = true;
@@ -440,7 +454,11 @@ impl<'a> Life<'a> {
             .collect();
         self.hosts = sandbox::hosts(&named);
         if let Err(error) = sandbox::write_hosts(self.state.run_directory(), &self.hosts) {
-            tracing::warn!("new nodes are not found by name until this is mended: {error}");
+            tracing::warn!(
+                code = error.code(),
+                fix = "make room in /run",
+                "new nodes are not found by name until this is mended: {error}"
+            );
         }
     }
 
@@ -450,7 +468,7 @@ impl<'a> Life<'a> {
             Ok(text) => text,
             // Pods cannot do without; a mesh alone can.
             Err(error) if self.config.k3s.is_none() => {
-                tracing::warn!(fix = error.fix(), "{error}");
+                Fault::from(error).log();
                 String::new()
             }
             Err(error) => return Err(error.into()),
@@ -507,7 +525,7 @@ impl<'a> Life<'a> {
 /// Ends the process and nothing else: namespace, k3s and pods stay, for the next start to take over. What broke is
 /// ours, and no reason to end theirs.
 pub(super) fn end_as_a_crash(fault: &Fault) -> ! {
-    tracing::error!("{fault}");
+    fault.log();
     std::process::exit(fault.exit as i32)
 }
 

@@ -94,7 +94,11 @@ impl Life<'_> {
     /// What ended the node's workload is done.
     pub(super) fn on_paused(&mut self, failures: &[String]) {
         for failure in failures {
-            tracing::error!("not removed: {failure}");
+            tracing::error!(
+                code = "E-STOP-LEFTOVERS",
+                fix = "hepto-node stop tries again",
+                "not removed: {failure}"
+            );
         }
         for asked in self.pausing.drain(..) {
             let answer = match failures.first() {

@@ -102,7 +102,12 @@ impl Life<'_> {
             }
             Err(fault) => fault,
         };
-        tracing::error!("not reloaded: {refusal}");
+        tracing::error!(
+            code = refusal.code,
+            fix = refusal.remedy(),
+            "not reloaded: {}",
+            refusal.what
+        );
         self.manager.ready();
         if let Some(answer) = self.reload.asked.take() {
             let _ = answer.send(Answer::Refused(refusal.to_string()));
@@ -126,7 +131,10 @@ impl Life<'_> {
             }
             Err(error) => {
                 tracing::warn!(
-                    "no guard stands by, so that a new program that fails is not put back: {error}; see that the                      machine can start another process"
+                    code = "W-RELOAD-GUARD",
+                    fix = "see that the machine can start another process",
+                    %error,
+                    "no guard stands by, so that a new program that fails is not put back"
                 );
                 None
             }

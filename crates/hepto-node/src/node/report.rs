@@ -105,6 +105,7 @@ impl Life<'_> {
             what: error.to_string(),
             fix: error.fix(),
         }));
+        problems.extend(self.metrics.problems());
         problems.extend(self.snapshots.problems(self.config));
         problems.extend(report.disk.iter().map(|disk| Problem {
             code: disk.code.into(),

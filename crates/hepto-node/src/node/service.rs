@@ -88,7 +88,9 @@ impl Manager {
             // It closes its end when the service manager listens to us again.
             if !matches!(guard.read(&mut [0]), Ok(0)) {
                 tracing::warn!(
-                    "the guard of the reload does not go; hepto-node reload sends it home"
+                    code = "W-RELOAD-GUARD",
+                    fix = "hepto-node reload sends it home",
+                    "the guard of the reload does not go"
                 );
             }
         }

@@ -62,7 +62,8 @@ impl Watchdog {
             Some((thread, silent)) => tracing::error!(
                 code = "E-RUN-HUNG",
                 thread,
-                "this thread has not moved for {} s; the service manager will start the node anew, and pods run on",
+                fix = "nothing now: the service manager starts the node anew, and pods run on; report its log",
+                "this thread has not moved for {} s",
                 silent.as_secs()
             ),
         }

@@ -213,7 +213,11 @@ impl Workload {
             }
             Err((error, sandbox)) => {
                 for failure in sandbox.stop(Duration::ZERO).await {
-                    tracing::error!("not removed: {failure}");
+                    tracing::error!(
+                        code = "E-STOP-LEFTOVERS",
+                        fix = "hepto-node stop tries again",
+                        "not removed: {failure}"
+                    );
                 }
                 Err(error.into())
             }
@@ -303,7 +307,11 @@ impl Workload {
         };
         if let Phase::Running(supervisor) = std::mem::replace(&mut self.phase, lost) {
             for failure in supervisor.stop().await {
-                tracing::warn!("{failure}");
+                tracing::warn!(
+                    code = "E-STOP-LEFTOVERS",
+                    fix = "hepto-node stop tries again",
+                    "not removed: {failure}"
+                );
             }
         }
     }

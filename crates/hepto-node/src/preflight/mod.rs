@@ -11,13 +11,14 @@ mod uplink;
 
 use std::fmt::Write as _;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::config::{Config, Diagnostic, Severity};
 use crate::fault::Fault;
 
 /// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// It was tried, and it works.
@@ -29,7 +30,7 @@ pub enum Level {
 }
 
 /// What one try came to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Finding {
     /// What was tried, as a dotted name that stays: `machine.clock`.
     pub check: &'static str,
@@ -106,7 +107,7 @@ impl Finding {
 }
 
 /// Everything that was tried.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Report {
     /// `CLUSTER.NODE`; absent when the config could not be understood.
     pub node: Option<String>,

@@ -47,6 +47,8 @@ impl Sandbox {
                 return Sandbox::adopt(contact, settings).await;
             }
             tracing::warn!(
+                code = "W-SANDBOX-NETNS",
+                fix = "nothing now; find out who removed it, as `ip netns delete` does",
                 netns = %settings.netns.display(),
                 "the node's programs are in a network namespace that is gone: they are ended and started again"
             );
@@ -288,7 +290,11 @@ fn lost(run_directory: &Path, error: &io::Error) -> Error {
 /// Ends at once what is in the way of a new sandbox.
 async fn clear(run_directory: &Path, init: Option<OwnedFd>) {
     for error in end::end(run_directory, init, Instant::now()).await {
-        tracing::warn!(%error, "not removed; `hepto-node stop` tries again");
+        tracing::warn!(
+            code = "E-STOP-LEFTOVERS",
+            fix = "hepto-node stop tries again",
+            "not removed: {error}"
+        );
     }
 }
 
@@ -308,7 +314,9 @@ fn warn_of_changes(settings: &Settings) {
     let now: Vec<_> = settings.data.iter().map(resolve).collect();
     if made.data != now {
         tracing::warn!(
-            "node.data has changed since the node was started; stop it and run it again to apply that"
+            code = "W-NODE-DATA",
+            fix = "stop the node and run it again to apply that",
+            "node.data has changed since the node was started"
         );
     }
 }

@@ -98,14 +98,15 @@ fn serve(
             );
         }
         Err(why) => {
-            tracing::warn!(why, "the master's snapshot was not kept");
+            let (code, fix) = (
+                "W-SNAPSHOT-NOT-KEPT",
+                "make room in node.storage or raise snapshot.space; the master tries again",
+            );
+            tracing::warn!(code, fix, why, "the master's snapshot was not kept");
             state.report.trouble = Some(Problem {
-                code: "W-SNAPSHOT-NOT-KEPT".into(),
+                code: code.into(),
                 what: format!("a snapshot of {master} was not kept: {why}"),
-                fix: Some(
-                    "make room in node.storage or raise snapshot.space; the master tries again"
-                        .into(),
-                ),
+                fix: Some(fix.into()),
             });
         }
     }

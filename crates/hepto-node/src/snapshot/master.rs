@@ -108,7 +108,12 @@ fn log(taken: &Result<Kept, Fault>, made: Made) {
     match taken {
         Ok(kept) => tracing::info!(name = kept.name, bytes = kept.size, "a snapshot was made"),
         Err(fault) if made == Made::NotYet => tracing::debug!("no snapshot yet: {fault}"),
-        Err(fault) => tracing::error!("no snapshot was made: {fault}"),
+        Err(fault) => tracing::error!(
+            code = fault.code,
+            fix = fault.remedy(),
+            "no snapshot was made: {}",
+            fault.what
+        ),
     }
 }
 

@@ -104,7 +104,7 @@ impl Snapshots {
             let builder = std::thread::Builder::new().name("hepto-snapshot".into());
             builder.spawn(move || {
                 if let Err(error) = entry.enter() {
-                    return tracing::error!(%error, "the thread hepto-snapshot cannot enter the node's network namespace");
+                    return tracing::error!(code = "E-RUN-THREAD", fix = "restart the node, and report its log", %error, "the thread hepto-snapshot cannot enter the node's network namespace");
                 }
                 // The mesh and k3s come first.
                 let _ = rustix::process::nice(10);

@@ -24,7 +24,9 @@ pub struct Bounds {
 }
 
 /// One snapshot that is kept.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 pub struct Kept {
     /// The file's name.
     pub name: String,

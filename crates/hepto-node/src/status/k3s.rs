@@ -1,9 +1,10 @@
 //! The supervised k3s.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The supervised k3s.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct K3sStatus {
     /// The state of its life cycle, lower case.
     pub state: String,
@@ -25,7 +26,7 @@ pub struct K3sStatus {
 }
 
 /// A download under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Download {
     /// The file.
     pub file: String,

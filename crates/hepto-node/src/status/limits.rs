@@ -1,11 +1,12 @@
 //! What the host's owner grants the node, and what it uses.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figure::bytes;
 
 /// What the host's owner grants the node, and what it uses. `null` where there is no limit, or nothing is counted.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LimitsStatus {
     /// Memory of init, k3s and pods, bytes; hit: processes killed for want of it.
     pub memory_bytes: LimitStatus,
@@ -22,7 +23,7 @@ pub struct LimitsStatus {
 }
 
 /// One limit.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct LimitStatus {
     /// As configured.
     pub limit: Option<u64>,
@@ -33,7 +34,7 @@ pub struct LimitStatus {
 }
 
 /// A limit of one direction of the uplink.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct RateStatus {
     /// Bits a second, as configured.
     pub limit_bits_s: Option<u64>,

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The mesh.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct MeshStatus {
     /// This node's overlay addresses.
     pub addresses: Vec<IpAddr>,
@@ -27,7 +28,7 @@ pub struct MeshStatus {
 }
 
 /// One anchor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct AnchorStatus {
     /// As configured.
     pub anchor: String,

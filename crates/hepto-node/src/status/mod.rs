@@ -10,6 +10,7 @@ mod snapshot;
 
 use std::fmt::Write as _;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use figure::{duration, join};
@@ -21,7 +22,7 @@ pub use peer::{PeerStatus, peers_text};
 pub use snapshot::SnapshotStatus;
 
 /// The whole report of `hepto-node status --json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The version of the program that runs.
     pub version: String,
@@ -56,7 +57,7 @@ pub struct Status {
 }
 
 /// Something wrong, with what mends it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// The stable code.
     pub code: String,

@@ -1,16 +1,18 @@
 //! The namespace and its uplink.
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The namespace and its uplink.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkStatus {
     /// The namespace's name under `/run/netns`.
     pub namespace: String,
     /// The link to the host's interface.
     pub uplink: UplinkStatus,
     /// The configured addresses, and those that routers gave.
+    #[schemars(with = "Vec<String>")]
     pub addresses: Vec<IpNet>,
     /// The firewall: `on` or `off`.
     pub firewall: String,
@@ -21,7 +23,7 @@ pub struct NetworkStatus {
 }
 
 /// The link to the host's interface.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct UplinkStatus {
     /// `ipvlan` or `macvlan`.
     pub kind: String,

@@ -1,11 +1,12 @@
 //! Snapshots of the master.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figure::{bytes, duration};
 
 /// Snapshots of the master: its own, or those that an agent keeps for it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotStatus {
     /// The file name of the latest on this node's disk.
     pub last: Option<String>,

@@ -98,8 +98,8 @@ impl Ladder {
     /// The kernel refused a segmented send that it took in pieces.
     pub(crate) fn drop_segments(&self) {
         if self.udp_segment.swap(false, Ordering::Relaxed) {
-            tracing::warn!(
-                "the kernel refused a UDP_SEGMENT send; packets leave one by one from now on: slower, nothing else is to be done"
+            tracing::info!(
+                "the kernel refused a UDP_SEGMENT send; packets leave one by one from now on: slower, nothing else"
             );
         }
     }
@@ -112,8 +112,8 @@ impl Ladder {
             (&self.tso, "TCP")
         };
         if rung.swap(false, Ordering::Relaxed) {
-            tracing::warn!(
-                "the kernel refused a joined {name} packet; they pass the tunnel interface one by one from now on: slower, nothing else is to be done"
+            tracing::info!(
+                "the kernel refused a joined {name} packet; they pass the tunnel interface one by one from now on: slower, nothing else"
             );
         }
     }
@@ -129,8 +129,10 @@ pub(crate) fn safe_on(release: &str, permitted: Offload) -> Offload {
     let version = (next(), next(), next());
     if ((7, 0, 0)..=(7, 1, 4)).contains(&version) {
         tracing::warn!(
+            code = "W-TUNNEL-KERNEL",
+            fix = "Linux 7.1.5 has it repaired",
             release,
-            "this kernel corrupts UDP bursts, so they are not used: slower; Linux 7.1.5 has it repaired"
+            "this kernel corrupts UDP bursts, so they are not used: slower, nothing else"
         );
         return Offload {
             uso: false,

@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::network::one_of;
 use super::{Checking, Diagnostic};
-use crate::config::file::{MeshSection, NodeSection};
+use crate::config::file::{MeshSection, NodeSection, Spanned};
 
 /// The overlay's IPv4 prefix where none is given.
 const OURS: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 44, 0, 0), 16);
@@ -61,7 +61,7 @@ pub(super) fn refuse_edge(
     let span = file
         .name
         .as_ref()
-        .map_or_else(|| checking.section("node"), toml::Spanned::span);
+        .map_or_else(|| checking.section("node"), Spanned::span);
     let found = Diagnostic::error("E-MESH-WESHER", what).at(span);
     checking.report(found.fix("give the node another name"));
 }

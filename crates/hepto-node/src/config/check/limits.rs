@@ -2,11 +2,9 @@
 
 use std::ops::Range;
 
-use toml::Spanned;
-
 use super::{Checking, Diagnostic};
 use crate::config::Limits;
-use crate::config::file::{BandwidthValue, LimitsSection, Text};
+use crate::config::file::{BandwidthValue, LimitsSection, Spanned, Text};
 use crate::config::quantity::{self, BINARY, DECIMAL};
 
 /// k3s's own documents ask for 512 MB on an agent. Its server with the datastore takes about twice that before a pod.

@@ -5,13 +5,12 @@ use std::ops::Range;
 
 use hepto_mesh::address::{Addressing, PrefixError, Prefixes};
 use ipnet::{IpNet, Ipv4Net};
-use toml::Spanned;
 
 use super::addressing::{addressing, beside_wesher, default_ipv4};
 use super::cluster::{DEFAULT_PORT, Identity};
 use super::network::is_reachable;
 use super::{Checking, Diagnostic, Refused, from_sentence, refuse_inner};
-use crate::config::file::{ClusterSection, MeshSection, NetworkSection, Text};
+use crate::config::file::{ClusterSection, MeshSection, NetworkSection, Spanned, Text};
 use crate::config::{GOSSIP_PORT, Mesh};
 
 /// k3s's own defaults for IPv4.

@@ -2,6 +2,7 @@
 
 mod addressing;
 mod cluster;
+mod gateway;
 mod k3s;
 mod k3s_source;
 mod limits;
@@ -9,6 +10,8 @@ mod mesh;
 mod metrics;
 mod network;
 mod node;
+mod resolver;
+mod shared;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +23,12 @@ use std::str::FromStr;
 
 use hepto_mesh::address::Prefixes;
 use ipnet::IpNet;
-use toml::Spanned;
 
 use super::diagnostic::{Diagnostic, Report, Source};
-use super::file::{File, Text};
+use super::file::{File, Spanned, Text};
 use super::{Config, HostAddress, example, read};
+
+pub use shared::shared;
 
 /// Checks the text of the config file `path` on a machine with the addresses `host`.
 pub fn check(path: &Path, text: &str, host: &[HostAddress]) -> Result<(Config, Report), Report> {
@@ -48,16 +52,8 @@ pub fn form(path: &Path, text: &str) -> Report {
 }
 
 fn examine(path: &Path, text: &str, machine: Option<&[HostAddress]>) -> (Option<Config>, Report) {
-    let reading = read::read(text);
-    let mut checking = Checking {
-        machine,
-        sections: reading.sections,
-        pruned: reading.pruned,
-        found: reading.diagnostics,
-        secrets: Vec::new(),
-        end: text.trim_end().len(),
-    };
-    let config = config(path, &reading.file, &mut checking);
+    let (file, mut checking) = Checking::of(text, machine);
+    let config = config(path, &file, &mut checking);
     let mut diagnostics = checking.found;
     diagnostics.sort_by_key(|found| found.span.as_ref().map_or(usize::MAX, |span| span.start));
     let source = Source::new(path.display().to_string(), text, &checking.secrets);
@@ -152,7 +148,21 @@ struct Checking<'a> {
     end: usize,
 }
 
-impl Checking<'_> {
+impl<'a> Checking<'a> {
+    /// What a text says as far as its form is sound, and what is to be reported of that.
+    fn of(text: &str, machine: Option<&'a [HostAddress]>) -> (File, Checking<'a>) {
+        let reading = read::read(text);
+        let checking = Checking {
+            machine,
+            sections: reading.sections,
+            pruned: reading.pruned,
+            found: reading.diagnostics,
+            secrets: Vec::new(),
+            end: text.trim_end().len(),
+        };
+        (reading.file, checking)
+    }
+
     fn report(&mut self, found: Diagnostic) {
         self.found.push(found);
     }

@@ -1,16 +1,15 @@
-//! `[network]`: interface, addresses, gateways, resolvers, MTU, firewall.
+//! `[network]`: interface, addresses, MTU, ports, firewall. Gateways and resolvers have files of their own.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use hepto_mesh::address::Prefixes;
 use ipnet::IpNet;
-use toml::Spanned;
 
+use super::gateway::gateways;
+use super::resolver::resolvers;
 use super::{Checking, Diagnostic, addresses_of, refuse_inner};
-use crate::config::file::{AUTO, GatewayValue, NetworkSection, Text};
-use crate::config::{
-    FirewallMode, GOSSIP_PORT, Gateway, Mode, Network, OpenPort, Protocol, SNAPSHOT_PORT,
-};
+use crate::config::file::{AUTO, GatewayValue, NetworkSection, Spanned, Text};
+use crate::config::{FirewallMode, GOSSIP_PORT, Mode, Network, OpenPort, Protocol, SNAPSHOT_PORT};
 
 /// What the guide supposes between every two nodes, bytes.
 pub const DEFAULT_MTU: u16 = 1400;
@@ -23,9 +22,6 @@ const LARGEST_MTU: u16 = 9216;
 
 /// The kernel's IFNAMSIZ without its final zero, bytes.
 const LONGEST_INTERFACE: usize = 15;
-
-/// glibc, musl and kubelet look at no more resolvers.
-const MOST_RESOLVERS: usize = 3;
 
 pub(super) fn network(file: &NetworkSection, checking: &mut Checking<'_>) -> Option<Network> {
     let interface = checking.required("network", "interface", file.interface.as_ref());
@@ -41,7 +37,7 @@ pub(super) fn network(file: &NetworkSection, checking: &mut Checking<'_>) -> Opt
     };
     let addresses = addresses(file, checking);
     let gateways = gateways(file, &addresses, checking);
-    let dns = dns(file, &addresses, checking);
+    let dns = resolvers(file, &addresses, checking);
     let mtu = mtu(file.mtu.as_ref(), checking);
     let open = open(file.open.as_ref(), checking);
     let firewall = match &file.firewall {
@@ -127,7 +123,7 @@ fn firewall(text: &Text, checking: &mut Checking<'_>) -> Option<FirewallMode> {
 }
 
 /// Whether routers' advertisements are followed.
-fn is_auto(file: &NetworkSection) -> bool {
+pub(super) fn is_auto(file: &NetworkSection) -> bool {
     let mut texts = file.addresses.iter().flatten();
     texts.any(|text| text.get_ref() == AUTO)
 }
@@ -221,189 +217,6 @@ fn refuse_address(net: &IpNet, checking: &Checking<'_>) -> Option<Diagnostic> {
         Diagnostic::error("E-NET-ADDR-USE", format!("{net} {reason}"))
             .fix("give the node a free address of your network"),
     )
-}
-
-fn gateways(
-    file: &NetworkSection,
-    addresses: &[IpNet],
-    checking: &mut Checking<'_>,
-) -> Vec<Gateway> {
-    let mut good: Vec<(Gateway, &Spanned<GatewayValue>)> = Vec::new();
-    for text in file.gateways.iter().flatten() {
-        let Some(gateway) = gateway(text, file, addresses, checking) else {
-            continue;
-        };
-        let same_family = |other: &&(Gateway, _)| other.0.via.is_ipv6() == gateway.via.is_ipv6();
-        match good.iter().find(same_family) {
-            Some((first, other)) => {
-                let what = format!(
-                    "{} is a second {} gateway",
-                    gateway.via,
-                    family(gateway.via)
-                );
-                let found = Diagnostic::error("E-NET-GW-TWO", what).at(text.span());
-                checking.report(
-                    found
-                        .beside(other.span(), "first here")
-                        .fix(format!("keep {} or this one", first.via)),
-                );
-            }
-            None => good.push((gateway, text)),
-        }
-    }
-    let alone = is_auto(file) && addresses.iter().all(|net| net.addr().is_ipv6());
-    if file.gateways.as_ref().is_none_or(Vec::is_empty)
-        && !alone
-        && !checking.was_wrong("network", "gateways")
-    {
-        let what = "the node has no gateway: it reaches nothing beyond its own network";
-        let found = Diagnostic::warning("W-NET-GW-NONE", what).at(checking.section("network"));
-        checking.report(found.fix("add your router: gateways = [\"192.168.1.254\"]"));
-    }
-    good.into_iter().map(|(gateway, _)| gateway).collect()
-}
-
-fn gateway(
-    text: &Spanned<GatewayValue>,
-    file: &NetworkSection,
-    addresses: &[IpNet],
-    checking: &mut Checking<'_>,
-) -> Option<Gateway> {
-    let GatewayValue { via, onlink } = text.get_ref();
-    let Ok(via) = via.parse::<IpAddr>() else {
-        let found = Diagnostic::error(
-            "E-NET-GW-FORM",
-            format!("\"{via}\" is not the address of a gateway"),
-        );
-        checking.report(
-            found
-                .at(text.span())
-                .fix("write the router's address without a prefix, as in \"192.168.1.254\""),
-        );
-        return None;
-    };
-    // Some addresses may be missing here because they are wrong, and are reported: say nothing that follows from it.
-    let all_good = file.addresses.as_ref().is_some_and(|texts| {
-        let written = texts.iter().filter(|text| text.get_ref() != AUTO);
-        written.count() == addresses.len()
-    }) && !checking.was_wrong("network", "addresses");
-    let mut own = addresses
-        .iter()
-        .filter(|net| net.addr().is_ipv6() == via.is_ipv6())
-        .peekable();
-    let found = if let Some(host) = checking.is_host(via) {
-        let what = format!(
-            "the gateway {via} is this machine's own address, on {}",
-            host.interface
-        );
-        Diagnostic::error("E-NET-GW-HOST", what)
-            .fix("write your router's address: a node cannot reach the machine that it runs on")
-    } else if via.is_unspecified() || via.is_loopback() || via.is_multicast() {
-        Diagnostic::error("E-NET-GW-FORM", format!("{via} cannot be a gateway"))
-            .fix("write your router's address")
-    } else if is_auto(file) && via.is_ipv6() {
-        Diagnostic::error(
-            "E-NET-GW-AUTO",
-            format!(
-                "the gateway {via} stands beside \"{AUTO}\", with which routers announce themselves"
-            ),
-        )
-        .fix("remove it, or write the node's IPv6 address in the place of \"auto\"")
-    } else if addresses.iter().any(|net| net.addr() == via) {
-        Diagnostic::error(
-            "E-NET-GW-SELF",
-            format!("the gateway {via} is the node's own address"),
-        )
-        .fix("write your router's address")
-    } else if own.peek().is_none() && all_good {
-        let family = family(via);
-        Diagnostic::error(
-            "E-NET-GW-FAMILY",
-            format!("the gateway {via} is {family}, and the node has no {family} address"),
-        )
-        .fix(format!(
-            "add an {family} address to `addresses`, or remove this gateway"
-        ))
-    } else if !onlink && all_good && !is_link_local(via) && !own.any(|net| net.contains(&via)) {
-        Diagnostic::error("E-NET-GW-OUTSIDE", format!("the gateway {via} lies outside the prefix of every address"))
-            .fix(format!("correct it or the prefix; if the router is meant to be reached so: {{ via = \"{via}\", onlink = true }}"))
-    } else {
-        return Some(Gateway {
-            via,
-            onlink: *onlink,
-        });
-    };
-    checking.report(found.at(text.span()));
-    None
-}
-
-fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv6() { "IPv6" } else { "IPv4" }
-}
-
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
-}
-
-fn dns(file: &NetworkSection, addresses: &[IpNet], checking: &mut Checking<'_>) -> Vec<IpAddr> {
-    let texts = file.dns.as_deref().unwrap_or_default();
-    if let Some(text) = texts.get(MOST_RESOLVERS) {
-        let what = format!("only the first {MOST_RESOLVERS} resolvers are ever asked");
-        checking.report(
-            Diagnostic::warning("W-NET-DNS", what)
-                .at(text.span())
-                .fix("remove the others"),
-        );
-    }
-    texts
-        .iter()
-        .filter_map(|text| resolver(text, file, addresses, checking))
-        .collect()
-}
-
-/// Whether the node has addresses, and none of this one's family.
-fn lacks_family(address: IpAddr, file: &NetworkSection, addresses: &[IpNet]) -> bool {
-    let given = is_auto(file).then_some(true);
-    let written = addresses.iter().map(|net| net.addr().is_ipv6());
-    let mut families = given.into_iter().chain(written).peekable();
-    families.peek().is_some() && families.all(|ipv6| ipv6 != address.is_ipv6())
-}
-
-fn resolver(
-    text: &Text,
-    file: &NetworkSection,
-    addresses: &[IpNet],
-    checking: &mut Checking<'_>,
-) -> Option<IpAddr> {
-    let Ok(address) = text.get_ref().parse::<IpAddr>() else {
-        let found = Diagnostic::error(
-            "E-NET-DNS-FORM",
-            format!("\"{}\" is not the address of a resolver", text.get_ref()),
-        );
-        checking.report(
-            found
-                .at(text.span())
-                .fix("write an address without a prefix, as in \"192.168.1.254\""),
-        );
-        return None;
-    };
-    let reason = if address.is_loopback() || address.is_unspecified() {
-        "is a loopback address: in the node nothing answers there"
-    } else if is_link_local(address) || matches!(address, IpAddr::V4(v4) if v4.is_link_local()) {
-        "is link-local, which workloads cannot reach"
-    } else if address.is_multicast() {
-        "is a multicast address"
-    } else if checking.is_host(address).is_some() {
-        "is this machine's own: a node cannot reach the machine that it runs on"
-    } else if lacks_family(address, file, addresses) {
-        "is of a family of which the node has no address"
-    } else {
-        return Some(address);
-    };
-    let found = Diagnostic::error("E-NET-DNS-USE", format!("the resolver {address} {reason}"))
-        .at(text.span());
-    checking.report(found.fix("write your router's address, or your provider's resolver"));
-    None
 }
 
 fn mtu(value: Option<&Spanned<i64>>, checking: &mut Checking<'_>) -> Option<u16> {
@@ -512,6 +325,10 @@ pub(super) fn outside_overlay(
         |text: &Spanned<GatewayValue>| Some((text.get_ref().via.parse().ok()?, text.span()));
     let gateways: Vec<_> = file.gateways.iter().flatten().filter_map(gateway).collect();
     refuse_inner(checking, prefixes, &gateways, "a gateway");
+}
+
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 /// Whether others could ever reach this address from elsewhere.

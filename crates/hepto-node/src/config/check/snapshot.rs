@@ -3,11 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use toml::Spanned;
-
 use super::{Checking, Diagnostic};
 use crate::config::Snapshot;
-use crate::config::file::{SnapshotSection, Text};
+use crate::config::file::{SnapshotSection, Spanned, Text};
 use crate::snapshot::age::Recipient;
 
 /// Four a day.

@@ -80,7 +80,7 @@ impl Acquisition {
             .spawn(move || work.run());
         if let Err(error) = started {
             // The receiver hears that its sender is gone; nothing else needs the thread.
-            tracing::error!(%error, "cannot start the thread that acquires k3s; raise the limit of tasks");
+            tracing::error!(code = "E-RUN-THREAD", fix = "raise the limit of tasks (TasksMax= of the unit), then restart the node", %error, "cannot start the thread that acquires k3s");
         }
         Acquisition {
             name,

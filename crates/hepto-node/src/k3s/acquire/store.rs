@@ -71,9 +71,11 @@ impl Store {
             return Ok(Some(path));
         }
         tracing::warn!(
+            code = "W-K3S-DAMAGED",
+            fix = "look at the disk's health: dmesg, smartctl",
             path = %path.display(),
             %found,
-            "this file is damaged: it is made anew; look at the disk's health (dmesg, smartctl)"
+            "this file is damaged: it is made anew"
         );
         Ok(None)
     }
@@ -220,13 +222,13 @@ impl Locked {
                             tracing::debug!(path = %path.display(), "removed: no node uses it")
                         }
                         Err(error) => {
-                            tracing::warn!(path = %path.display(), %error, "cannot be removed");
+                            tracing::warn!(code = "W-K3S-KEPT", fix = "remove it by hand if its space is wanted", path = %path.display(), %error, "what no node uses cannot be removed");
                         }
                     }
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "old versions of k3s are kept: what the nodes use cannot be read");
+                tracing::warn!(code = "W-K3S-KEPT", fix = "make node.storage readable for the node", %error, "old versions of k3s are kept: what the nodes use cannot be read");
             }
         }
         Ok(())

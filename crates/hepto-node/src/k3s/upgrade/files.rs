@@ -20,7 +20,10 @@ pub fn read(directory: &Path) -> Option<Trial> {
     let text = fs::read(&path).ok()?;
     let read = serde_json::from_slice(&text);
     read.inspect_err(|error| {
-        tracing::warn!(%error, path = %path.display(), "how far an upgrade of k3s was cannot be read; the one that the config names is started");
+        tracing::warn!(
+            code = "W-K3S-NOTE", fix = "look at the disk's health: dmesg, smartctl", %error, path = %path.display(),
+            "how far an upgrade of k3s was cannot be read; the one that the config names is started"
+        );
     })
     .ok()
 }

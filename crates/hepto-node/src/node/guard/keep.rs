@@ -160,6 +160,7 @@ impl Keeper {
         let version = &orders.version;
         tracing::error!(
             code = "W-RELOAD-BACK",
+            fix = "install another version, then hepto-node reload",
             "hepto-node {version} {why}; the program from before the reload takes the node back"
         );
         // One that has ended cannot be killed.
