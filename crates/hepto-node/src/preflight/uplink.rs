@@ -30,6 +30,9 @@ const ADVERTISEMENT: Duration = Duration::from_secs(6);
 const ANSWER: Duration = Duration::from_millis(1_200);
 const TRIES: usize = 3;
 
+/// From this `network.mtu` on the uplink has its host's MTU by itself ([`hepto_net::Uplink::mtu`]), bytes.
+const WHOLE_MTU: u32 = 1360;
+
 /// Root servers of the DNS, two operators a family (root hints of IANA): they answer everyone, from everywhere.
 const ROOTS: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0x7fd, 0, 0, 0, 0, 0, 1)),
@@ -52,8 +55,8 @@ pub async fn look(config: &Config) -> Vec<Finding> {
     }
     // A node's name holds no dot, so no node has this namespace.
     wanted.namespace.push_str(".preflight");
-    // As large as the host's link allows: whether a way holds more than the config says is asked too.
-    wanted.uplink.mtu = wanted.uplink.mtu.max(link_mtu(&config.network.interface));
+    // As large as the host's link, also where `run` would make it smaller: whether a way holds more is asked too.
+    wanted.uplink.mtu = wanted.uplink.mtu.filter(|mtu| *mtu >= WHOLE_MTU);
     let taken = taken(config).await;
     let mut network = match Network::open(wanted).await {
         Ok(network) => network,
@@ -69,14 +72,6 @@ pub async fn look(config: &Config) -> Vec<Finding> {
         .into_iter()
         .map(|error| Finding::fault("uplink.remove", error.into()));
     found.into_iter().chain(left).collect()
-}
-
-/// The MTU of a link of the host, bytes.
-fn link_mtu(interface: &str) -> Option<u32> {
-    let path = std::path::Path::new("/sys/class/net")
-        .join(interface)
-        .join("mtu");
-    std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 async fn try_uplink(
