@@ -8,7 +8,7 @@ use nix::unistd::Pid;
 
 use super::friend::{Friend, internet};
 use super::page::{FIRST_CLUSTER, blocks};
-use crate::{SOON, seconds};
+use crate::seconds;
 
 /// The words of a table's line.
 fn words(line: &str) -> Vec<&str> {
@@ -118,9 +118,10 @@ fn look(friends: &[Friend; 3], [status, screen, peers, table, ping]: [&str; 5]) 
             .all(|friend| friend.walk(status).contains("3 of 3 nodes reachable"))
     });
     let mut shown = String::new();
-    until(SOON, "the anchors have answered", || {
+    // Its session may be the other's doing; the anchors are asked again within 18 s.
+    until(seconds(40), "the anchor has answered", || {
         shown = grumpy.walk(status);
-        !shown.contains("problem")
+        shown.contains("51820 answers") && !shown.contains("problem")
     });
     let [mut promised, mut seen]: [Vec<_>; 2] =
         [screen, &shown].map(|text| text.lines().map(words).collect());
