@@ -367,8 +367,13 @@ impl Core {
 
     /// Says once that no anchor answers.
     fn complain(&mut self, now: Instant) {
+        // After every input, so what takes the whole book comes last.
+        if !self.is_alone() || self.anchors.any_answers(now) {
+            self.schedule.silent_since = None;
+            return;
+        }
         let anchors = self.other_anchors();
-        if !self.is_alone() || anchors.is_empty() || self.anchors.any_answers(now) {
+        if anchors.is_empty() {
             self.schedule.silent_since = None;
             return;
         }
@@ -386,16 +391,15 @@ impl Core {
     fn other_anchors(&self) -> Vec<Anchor> {
         let is_master = self.settings.master == self.settings.node;
         let alone = is_master && self.settings.anchors.len() == 1 && !self.schedule.foreign;
-        let claimed = |address: SocketAddr| {
-            let endpoints = |entry: &Entry| entry.record.content().endpoints.clone();
-            let mut known = self.book.entries().flat_map(endpoints);
-            known.any(|endpoint| endpoint.address == address)
+        let claims = |entry: &Entry, address: SocketAddr| {
+            let endpoints = &entry.record.content().endpoints;
+            endpoints.iter().any(|endpoint| endpoint.address == address)
         };
-        let mut others = self.anchors.others(|address| self.leads_here(address));
+        let claimed = |address| self.book.entries().any(|entry| claims(entry, address));
         if alone && !self.anchors.addresses().any(claimed) {
-            others.clear();
+            return Vec::new();
         }
-        others
+        self.anchors.others(|address| self.leads_here(address))
     }
 
     fn resolve(&mut self, now: Instant) {
