@@ -32,17 +32,9 @@ impl Core {
             .question(from, head.boot, head.counter, &head.token, now)
         {
             Verdict::Pass => {}
-            Verdict::Replayed => {
-                self.counters.replayed += 1;
-                return Some(());
-            }
-            Verdict::Limited => {
-                self.counters.limited += 1;
-                return Some(());
-            }
-            // Who asks begins with a HELLO, which gets him one.
-            Verdict::Token(_) => {
-                self.counters.bad_token += 1;
+            // No token is sent: who asks begins with a HELLO, which gets him one.
+            other => {
+                self.turned_away(other);
                 return Some(());
             }
         }

@@ -82,12 +82,8 @@ impl Core {
                 self.transmit(from, to, &reply.write(&head));
                 return Some(());
             }
-            Verdict::Replayed => {
-                self.counters.replayed += 1;
-                return Some(());
-            }
-            Verdict::Limited => {
-                self.counters.limited += 1;
+            other => {
+                self.turned_away(other);
                 return Some(());
             }
         }
@@ -118,6 +114,16 @@ impl Core {
             }
         }
         Some(())
+    }
+
+    /// Counts a message of which no more than the head is read.
+    pub(super) fn turned_away(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Pass => {}
+            Verdict::Token(_) => self.counters.bad_token += 1,
+            Verdict::Replayed => self.counters.replayed += 1,
+            Verdict::Limited => self.counters.limited += 1,
+        }
     }
 
     /// A HELLO of a known node: it is answered once the tunnel has it as a peer, so that the handshake which follows the
