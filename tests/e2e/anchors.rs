@@ -83,14 +83,7 @@ fn anchors_that_do_not_answer_are_told_apart() {
 #[test]
 fn a_gateway_that_lets_nobody_in_is_found_and_the_setting_named() {
     isolated(|| {
-        let mut trial = Trial::at(2, "venus");
-        trial.internet();
-        let home = trial.lab.home(1);
-        let mut mars = trial.lab.node(&home, trial.lab.recipe(1, "mars"));
-        mars.start();
-        hepto_tests::until(SOON, "mars is up", || {
-            mars.status().is_ok_and(|status| status["ready"] == true)
-        });
+        let (mut trial, _mars) = Trial::with_anchor();
         let own = own_warnings(&trial);
         let closed = Filter::closed(&trial.lab.street, &trial.home, PORT);
         let blocked = [

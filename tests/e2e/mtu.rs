@@ -46,14 +46,7 @@ fn knows_both(peer: &Value) -> bool {
 #[test]
 fn preflight_names_the_mtu_that_the_way_to_an_anchor_bears() {
     isolated(|| {
-        let mut trial = Trial::at(2, "venus");
-        trial.internet();
-        let home = trial.lab.home(1);
-        let mut mars = trial.lab.node(&home, trial.lab.recipe(1, "mars"));
-        mars.start();
-        until(SOON, "mars is up", || {
-            mars.status().is_ok_and(|status| status["ready"] == true)
-        });
+        let (mut trial, mars) = Trial::with_anchor();
         let own = own_warnings(&trial);
         let said = |report: &Value, check: &str| {
             let findings = report["findings"].as_array().expect("a list").iter();
@@ -66,7 +59,7 @@ fn preflight_names_the_mtu_that_the_way_to_an_anchor_bears() {
             "{report:#}"
         );
         // The way to mars loses what is larger, and says nothing.
-        let narrow = Filter::narrow(&trial.lab.street, &home, 1372);
+        let narrow = Filter::narrow(&trial.lab.street, mars.home(), 1372);
         let expected = [
             ("W-PREFLIGHT-MTU", "network.mtu = 1372 "),
             ("W-PREFLIGHT-MTU", "network.mtu = 1392 "),

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use hepto_net::lab::{Home, LAN};
-use hepto_tests::{Lab, Recipe, fits, isolated};
+use hepto_net::lab::{Home, LAN, Space};
+use hepto_tests::{Lab, Node, Recipe, fits, isolated, until};
 use serde_json::Value;
 
-use crate::{PROGRAM, new_lab};
+use crate::{PROGRAM, SOON, new_lab};
 
 /// The DNS roots that preflight asks, and the router, which is the lab's resolver.
 const SERVERS: [&str; 4] = [
@@ -46,6 +46,19 @@ impl Trial {
             recipe,
             plant: Vec::new(),
         }
+    }
+
+    /// The same, and an anchor that runs in home 1.
+    pub fn with_anchor() -> (Trial, Node) {
+        let trial = Trial::at(2, "venus");
+        trial.internet();
+        let home = trial.lab.home(1);
+        let mut mars = trial.lab.node(&home, trial.lab.recipe(1, "mars"));
+        mars.start();
+        until(SOON, "mars is up", || {
+            mars.status().is_ok_and(|status| status["ready"] == true)
+        });
+        (trial, mars)
     }
 
     /// The same with a k3s, which wants more of its machine.
@@ -95,13 +108,7 @@ impl Trial {
             .wait()
             .expect("ours");
         assert!(added.success());
-        for server in SERVERS {
-            let socket = space
-                .run(|| UdpSocket::bind((server, 53)))
-                .expect("the street")
-                .expect("a socket");
-            thread::spawn(move || answer(&socket));
-        }
+        serve_dns(space, &SERVERS);
     }
 
     /// Runs preflight there; its exit code and report.
@@ -167,8 +174,19 @@ impl Trial {
     }
 }
 
+/// Starts a DNS server at each of these addresses of a space.
+pub(crate) fn serve_dns(space: &Space, servers: &[&str]) {
+    for server in servers {
+        let socket = space
+            .run(|| UdpSocket::bind((*server, 53)))
+            .expect("the space")
+            .expect("a socket");
+        thread::spawn(move || answer(&socket));
+    }
+}
+
 /// A DNS server that knows nothing: the question comes back as an answer without records.
-pub(crate) fn answer(socket: &UdpSocket) {
+fn answer(socket: &UdpSocket) {
     let mut packet = [0; 512];
     loop {
         match socket.recv_from(&mut packet) {
@@ -241,7 +259,7 @@ fn a_node_that_runs_is_tried_in_its_own_network_and_left_alone() {
         trial.internet();
         let mut node = trial.lab.node(&trial.home, trial.recipe.clone());
         node.start();
-        hepto_tests::until(crate::SOON, "mars is up", || {
+        until(SOON, "mars is up", || {
             node.status().is_ok_and(|status| status["ready"] == true)
         });
         let (code, report) = trial.look();

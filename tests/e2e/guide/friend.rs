@@ -2,15 +2,14 @@
 //! lets no stranger in; and the Internet between such homes.
 
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
-use std::thread;
 
 use hepto_net::lab::{Home, LAN, Space, Street};
 use hepto_tests::{directory, until};
 use ipnet::IpNet;
 
-use crate::preflight::answer;
+use crate::preflight::serve_dns;
 use crate::{PROGRAM, SOON};
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -60,13 +59,7 @@ pub fn internet() -> Space {
         )
         .expect("addresses");
     forward(&space);
-    for root in ROOTS {
-        let socket = space
-            .run(|| UdpSocket::bind((root, 53)))
-            .expect("the Internet")
-            .expect("a socket");
-        thread::spawn(move || answer(&socket));
-    }
+    serve_dns(&space, &ROOTS);
     space
 }
 
