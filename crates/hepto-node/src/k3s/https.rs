@@ -135,11 +135,12 @@ fn exchange(
         ),
         None => (String::new(), ""),
     };
-    // Version 1.0: the answer comes whole, without chunks, and ends with the connection.
-    write!(
-        stream,
+    // Version 1.0: the answer comes whole, without chunks, and ends with the connection. All in one write: who answers what
+    // came first, and hangs up, would break off the rest.
+    let text = format!(
         "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json, */*\r\n{head}\r\n{body}"
-    )?;
+    );
+    stream.write_all(text.as_bytes())?;
     stream.flush()?;
     let mut raw = Vec::new();
     match stream.take(*most as u64).read_to_end(&mut raw) {
@@ -201,6 +202,31 @@ fn pem(path: &Path, error: &rustls::pki_types::pem::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_arrives_in_one_piece() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        const TIMES: usize = 100;
+        let server = std::thread::spawn(move || {
+            for socket in listener.incoming().take(TIMES) {
+                let mut socket = socket.unwrap();
+                let mut first = [0; 1024];
+                let length = socket.read(&mut first).unwrap();
+                let status = match first[..length].ends_with(b"\r\n\r\n") {
+                    true => 200,
+                    false => 400,
+                };
+                socket
+                    .write_all(format!("HTTP/1.0 {status} -\r\n\r\n").as_bytes())
+                    .unwrap();
+            }
+        });
+        for _ in 0..TIMES {
+            assert_eq!(get(address, "/healthz", None).unwrap().status, 200);
+        }
+        server.join().unwrap();
+    }
 
     #[test]
     fn answers_are_read_as_far_as_they_matter() {
