@@ -25,12 +25,14 @@ demo: build ## Three homes on this machine, joined by real nodes (root); DEMO_AR
 	@target/debug/hepto-node demo $(DEMO_ARGS)
 
 # The tests start the binaries, the k3s stand-in among them: those are built first. The release build goes on beside the
-# tests, which mostly wait; it has its own log and its own word at the end.
+# tests, which mostly wait; it has its own log and its own word at the end. Its session has a scheduling group of its own, within
+# which alone nice counts (sched(7)), so the group is told too.
 test: lint ## Format, lints, unit, simulation and end-to-end tests, static build (root)
 	@[ "$$(id -u)" = 0 ] || { echo "make test needs root: its tests build network namespaces; try: sudo -E make test" >&2; exit 1; }
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked --no-run
-	@setsid nice -n 19 scripts/static.sh >target/static.log 2>&1 & static=$$!; \
+	@setsid sh -c 'if [ -w /proc/self/autogroup ]; then echo 19 >/proc/self/autogroup; fi; exec nice -n 19 scripts/static.sh' \
+	    >target/static.log 2>&1 & static=$$!; \
 	trap 'kill -- -$$static 2>/dev/null || true' EXIT; \
 	status=0; $(CARGO) test --workspace --locked --no-fail-fast || status=1; \
 	echo "waiting for the static build"; \
