@@ -61,6 +61,68 @@ fn of_two_machines_with_one_identity_the_later_restored_is_the_node() {
     }
 }
 
+/// The machine that a node was moved from by a snapshot, powered on again with a word that is newer than the moved one's.
+#[test]
+fn who_was_moved_says_that_its_old_machine_ran_again_and_takes_no_old_news_for_that() {
+    seeds(10, |seed| {
+        let said = |world: &World, node: usize, code: &str| {
+            let notices = world.nodes[node].notices.iter();
+            notices.filter(|notice| notice.code() == code).count()
+        };
+        let mut world = World::cluster(seed, 3, 1);
+        // Restored itself, so that it leaps at each start as the moved one does.
+        world.nodes[2].settings.restored = 1_700_000_500;
+        (0..3).for_each(|node| world.boot(node));
+        world.within(seconds(20), "contact", |world| {
+            world.all_connected(&[0, 1, 2])
+        });
+        let snapshot = world.nodes[2].disk.clone();
+        for _ in 0..3 {
+            world.kill(2);
+            world.boot(2);
+            world.within(seconds(20), "return", |world| {
+                world.all_connected(&[0, 1, 2])
+            });
+            world.pass(seconds(20));
+        }
+        world.kill(2);
+
+        let moved = world.add(Settings {
+            restored: 1_700_001_000,
+            ..world.nodes[2].settings.clone()
+        });
+        world.nodes[moved].identity = world.nodes[2].identity.clone();
+        world.nodes[moved].disk = snapshot;
+        world.boot(moved);
+        world.within(seconds(120), "the moved one is met", |world| {
+            world.all_connected(&[0, 1, moved])
+        });
+        world.pass(seconds(60));
+        assert!(
+            said(&world, moved, "I-MESH-SEQUENCE") > 0,
+            "{seed}: it was brought what the old machine said before the move"
+        );
+        assert_eq!(said(&world, moved, "W-MESH-OLD-MACHINE"), 0, "{seed}");
+
+        // It is ahead whatever the leaps are: two were made where nobody heard of it.
+        for _ in 0..2 {
+            world.boot(2);
+            world.kill(2);
+        }
+        world.boot(2);
+        world.within(seconds(120), "both say what is there", |world| {
+            said(world, moved, "W-MESH-OLD-MACHINE") > 0 && said(world, 2, "E-MESH-MOVED") > 0
+        });
+        world.kill(2);
+        world.within(seconds(300), "the moved one is met again", |world| {
+            world.all_connected(&[0, 1, moved])
+        });
+        world.pass(seconds(60));
+        assert_eq!(said(&world, moved, "W-MESH-OLD-MACHINE"), 1, "{seed}: once");
+        assert_eq!(said(&world, moved, "E-MESH-MOVED"), 0, "{seed}");
+    });
+}
+
 #[test]
 fn a_cut_of_90_seconds_heals_within_15() {
     seeds(10, |seed| {
