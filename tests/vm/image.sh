@@ -4,7 +4,6 @@
 set -eu
 name=$1
 place=target/vm/$name
-mirror=${HEPTO_DEBIAN:-http://deb.debian.org}
 
 # What the tests use, beside a minimal Debian that boots.
 packages="systemd systemd-sysv dbus udev kmod procps util-linux iproute2 iputils-ping nftables iptables ethtool
@@ -18,6 +17,19 @@ esac
 
 stamp=$(cat "$0" tests/vm/guest/hepto-vm.service | sha256sum | cut -d' ' -f1)
 [ "$(cat "$place/stamp" 2>/dev/null)" != "$stamp" ] || exit 0
+
+# repository NAME: where this machine's own apt finds Debian's repository of that name.
+repository() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep "/$1/\$" | head -n 1; }
+if [ -n "${HEPTO_DEBIAN:-}" ]; then
+    archive=$HEPTO_DEBIAN/debian security=$HEPTO_DEBIAN/debian-security
+else
+    archive=$(repository debian) security=$(repository debian-security)
+fi
+if [ -z "$archive" ] || [ -z "$security" ]; then
+    echo "vm: apt's sources of this machine name no mirror of Debian and its security updates; say which:" \
+        "HEPTO_DEBIAN=http://HOST make vm, where HOST has the folders debian and debian-security" >&2
+    exit 2
+fi
 echo "vm: building the image of $name (once, some minutes)" >&2
 rm -rf "$place"
 mkdir -p "$place"
@@ -32,7 +44,7 @@ mmdebstrap --quiet --mode=root --variant=minbase --architectures=amd64 \
     --customize-hook='cd "$1/boot" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq download "$(
         APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-cache depends linux-image-cloud-amd64 | sed -n "s/^ *Depends: //p" | head -n 1)"' \
     "$name" "$root" \
-    "deb $mirror/debian $name main" "deb $mirror/debian-security $name-security main" "deb $mirror/debian $name-updates main"
+    "deb $archive $name main" "deb $security $name-security main" "deb $archive $name-updates main"
 
 # The kernel's files alone: its package would make an initial RAM disk that takes longer to boot than all the rest.
 kernel=$place/kernel.d

@@ -56,16 +56,18 @@ gather() {
 # noipv6 is bookworm, started without IPv6.
 image_of() { if [ "$1" = noipv6 ]; then echo bookworm; else echo "$1"; fi; }
 
-# The tests for one VM, in order of their names; a test without a line `# on:` is for all but noipv6.
+# The tests for one VM, those that may take longest last, so that they keep no other from being seen; a test without a line
+# `# on:` is for all but noipv6.
 tests_of() {
-    local file name on
+    local file name on limit
     for file in tests/vm/tests/*.sh; do
         name=$(basename "$file" .sh)
         on=$(sed -n 's/^# on: //p' "$file")
+        limit=$(sed -n 's/^# limit: //p' "$file")
         [[ " ${on:-bookworm bullseye} " == *" $1 "* ]] || continue
         [[ -z ${TEST:-} || " $TEST " == *" $name "* ]] || continue
-        echo "$name"
-    done
+        echo "${limit:-900} $name"
+    done | sort -n | cut -d' ' -f2
 }
 
 # Boots one VM with its tests, and writes what it tells to $place/NAME.told. Nothing of its disk is kept.

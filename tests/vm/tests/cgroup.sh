@@ -1,7 +1,7 @@
-# what: the sandbox and k3s's contract (with the stand-in) on this kernel's cgroups
-# limit: 3600
+# what: the sandbox, and a node with the stand-in for k3s, as far as they build on this kernel's cgroups
+# limit: 2700
 . /share/guest/steps.sh
 
 stat -fc 'cgroups: %T' /sys/fs/cgroup
 run_tests sandbox
-run_tests k3s '' --test-threads=1
+run_tests k3s contract:: adoption:: crash:: limits:: pause:: stop:: --test-threads=1
