@@ -198,8 +198,11 @@ impl Outbox {
         }
         let fd = socket.as_fd().as_raw_fd();
         let headers = self.frames.link(count);
+        // The call itself: musl's function of that name makes a `sendmsg` of each message, since the headers' padding may
+        // not be zero. `empty_header` has it zero.
         // SAFETY: the first `count` headers point into `frames` and `bytes`, which do not move until the call is over.
-        let sent = unsafe { libc::sendmmsg(fd, headers, count as libc::c_uint, 0) };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_sendmmsg, fd, headers, count as libc::c_uint, 0) };
         if sent < 0 {
             Err(io::Error::last_os_error())
         } else {
