@@ -34,11 +34,16 @@ impl Control {
     pub(crate) fn fill(&mut self, family: Family, local: Option<IpAddr>, segment: u16) -> usize {
         let mut used = 0;
         match (family, local) {
-            (Family::Dual, Some(ip)) => {
-                let ip = match ip {
-                    IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                    IpAddr::V6(v6) => v6,
+            // A dual socket takes this for an IPv4 destination, too. It fits the kernel's stack; IPv6's is allocated each time.
+            (_, Some(IpAddr::V4(ip))) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: in_addr(ip),
+                    ipi_addr: in_addr(Ipv4Addr::UNSPECIFIED),
                 };
+                used += self.put(used, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
+            }
+            (Family::Dual, Some(IpAddr::V6(ip))) => {
                 let ipi6_addr = libc::in6_addr {
                     s6_addr: ip.octets(),
                 };
@@ -47,14 +52,6 @@ impl Control {
                     ipi6_ifindex: 0,
                 };
                 used += self.put(used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
-            }
-            (Family::V4, Some(IpAddr::V4(ip))) => {
-                let info = libc::in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: in_addr(ip),
-                    ipi_addr: in_addr(Ipv4Addr::UNSPECIFIED),
-                };
-                used += self.put(used, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
             }
             (Family::V4, Some(IpAddr::V6(_))) | (_, None) => {}
         }
@@ -72,6 +69,8 @@ impl Control {
         // SAFETY: `at` is a sum of CMSG_SPACEs, so the header is aligned, and `space` bytes from there are in bounds.
         unsafe {
             let message = self.0.as_mut_ptr().add(at).cast::<libc::cmsghdr>();
+            // Some libcs have private padding in it, which the kernel reads.
+            ptr::write_bytes(message, 0, 1);
             (*message).cmsg_level = level;
             (*message).cmsg_type = kind;
             (*message).cmsg_len = length as _;
