@@ -32,6 +32,7 @@ mod observer;
 mod packet;
 mod pages;
 mod peer;
+mod policy;
 mod protocol;
 mod pulse;
 mod queue;

@@ -13,6 +13,7 @@ use crate::counter::Reason;
 use crate::delivery::Delivery;
 use crate::lull::Lull;
 use crate::peer::{Peer, State};
+use crate::policy::Policy;
 use crate::protocol::{Admission, HANDSHAKE, Message, Opened};
 use crate::table::Table;
 use crate::tunnel::{Datagram, Shared, Sink};
@@ -34,6 +35,7 @@ pub(crate) struct Receiver {
     outbox: Outbox,
     sink: Sink,
     lull: Lull,
+    policy: Policy,
 }
 
 /// What a run of data came to.
@@ -84,6 +86,7 @@ impl Receiver {
             outbox: Outbox::new(ANSWERS),
             sink,
             lull: Lull::default(),
+            policy: Policy::default(),
         }
     }
 
@@ -93,10 +96,12 @@ impl Receiver {
         // Under constant load the socket never runs dry, so the flag is looked at each time.
         while !shared.stop.is_raised() {
             shared.pulses.rx.beat();
+            self.policy.follow(shared.pulses.timer.read());
             match self.inbox.receive(&shared.socket, depth) {
                 Ok(()) => {
                     self.inbox.split(&mut self.slices);
                     self.lull.carried(self.inbox.length());
+                    self.policy.carried(self.inbox.length());
                     depth = self.depth();
                     let table = shared.table.load();
                     self.dispatch(&table, shared);

@@ -15,6 +15,7 @@ use crate::offload::segment::Segments;
 use crate::packet;
 use crate::pages::give_back;
 use crate::peer::{Peer, State};
+use crate::policy::Policy;
 use crate::protocol::{HANDSHAKE, OVERHEAD};
 use crate::table::Table;
 use crate::tun::{HEADROOM, LARGEST};
@@ -33,6 +34,7 @@ pub(crate) struct Sender {
     outbox: Outbox,
     failing: bool,
     lull: Lull,
+    policy: Policy,
 }
 
 /// A packet in the buffer, what it is to be cut into, and the slot of the peer it goes to.
@@ -53,6 +55,7 @@ impl Sender {
             outbox: Outbox::new(BATCH + LARGEST + LARGEST / 2),
             failing: false,
             lull: Lull::default(),
+            policy: Policy::default(),
         }
     }
 
@@ -61,6 +64,7 @@ impl Sender {
         // Under constant load the interface never runs dry, so the flag is looked at each time.
         while !shared.stop.is_raised() {
             shared.pulses.tx.beat();
+            self.policy.follow(shared.pulses.timer.read());
             self.fill(shared);
             if self.frames.is_empty() {
                 if self.lull.begins(shared.pulses.timer.read()) {
@@ -94,6 +98,7 @@ impl Sender {
                     used = start + length;
                     self.failing = false;
                     self.lull.carried(length);
+                    self.policy.carried(length);
                 }
                 Ok((None, _)) => shared.meter.drop(Reason::Unroutable, 1),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
