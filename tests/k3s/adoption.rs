@@ -1,8 +1,13 @@
 //! The supervisor dies; k3s is none the worse for it.
 
-use hepto_tests::isolated;
+use std::fs;
+use std::net::UdpSocket;
 
-use crate::{SOON, all_gone, control, end, k3s, pid_in, reaches, server, stand_ins, starts};
+use hepto_tests::{Inventory, Node, isolated, isolated_for};
+
+use crate::{
+    SOON, all_gone, control, end, folder, k3s, pid_in, reaches, server, stand_ins, starts,
+};
 
 #[test]
 fn k3s_outlives_its_supervisor_and_the_next_one_takes_it_over() {
@@ -48,5 +53,110 @@ fn a_k3s_that_ended_while_nobody_looked_is_started_again() {
         assert_eq!(starts(&node), 2);
         assert_eq!(k3s(&node).expect("it runs")["ready"], true);
         end(node);
+    });
+}
+
+/// A server that is ready, with a pod, whose supervisor has crashed; what runs.
+fn crashed(node: &mut Node) -> Vec<i32> {
+    node.start();
+    reaches(node, "ready");
+    control(node, "leave-children\n");
+    pid_in(node, "pod");
+    node.crash();
+    running()
+}
+
+/// k3s, its shim and its pod.
+fn running() -> Vec<i32> {
+    let mut running = stand_ins();
+    running.sort_unstable();
+    running
+}
+
+/// Has the node's config say something else.
+fn edit(node: &Node, from: &str, to: &str) {
+    let text = fs::read_to_string(&node.config).expect("the config file");
+    assert!(text.contains(from), "{from} in {text}");
+    fs::write(&node.config, text.replace(from, to)).expect("the config file");
+}
+
+/// The config with an address that the host has itself.
+fn take_the_hosts_address(node: &Node) {
+    edit(node, &node.recipe.uplink[0].to_string(), "192.168.77.1");
+}
+
+#[test]
+fn a_start_that_fails_after_a_crash_leaves_all_to_the_next() {
+    isolated_for(4 * SOON, || {
+        let (_lab, mut node) = server();
+        let left = crashed(&mut node);
+        assert_eq!(left.len(), 3, "k3s, shim and pod run on");
+        let fails = |node: &mut Node, code: &str| {
+            let before = node.log().len();
+            node.start();
+            let ended = node.end(SOON);
+            let said = node.log().split_off(before);
+            assert!(!ended.success() && said.contains(code), "{code}: {said}");
+            assert_eq!(running(), left, "{code}: {said}");
+            said
+        };
+        // Each at another point of the start, from its beginning to k3s.
+        let config = fs::read(&node.config).expect("the config file");
+        edit(&node, "[mesh]", "[mesh]\nport = \"x\"");
+        fails(&mut node, "port");
+        fs::write(&node.config, &config).expect("the config file");
+
+        let note = node.config.with_extension("toml.identity");
+        let identity = fs::read(&note).expect("the note of the identity");
+        fs::write(&note, "another\n").expect("the note of the identity");
+        let said = fails(&mut node, "E-STORAGE-ABSENT");
+        assert!(said.contains("W-RUN-LEFT"), "{said}");
+        fs::write(&note, identity).expect("the note of the identity");
+
+        take_the_hosts_address(&node);
+        fails(&mut node, "E-NET-ADDR-HOST");
+        fs::write(&node.config, &config).expect("the config file");
+
+        let inside = node.inside().expect("the namespace is there");
+        let taken = inside.run(|| UdpSocket::bind("[::]:51820"));
+        let taken = taken.expect("the namespace can be entered");
+        fails(&mut node, "E-TUNNEL-PORT-BUSY");
+        drop(taken.expect("the port is free after the crash"));
+
+        let settings = folder(&node, "etc-rancher").join("k3s/config.yaml");
+        let aside = settings.with_extension("aside");
+        fs::rename(&settings, &aside).expect("k3s's settings");
+        fs::create_dir(&settings).expect("k3s's folder");
+        fails(&mut node, "E-K3S-FILE");
+        fs::remove_dir(&settings).expect("k3s's folder");
+        fs::rename(&aside, &settings).expect("k3s's settings");
+
+        node.start();
+        let after = reaches(&node, "ready");
+        assert_eq!(running(), left);
+        assert_eq!((starts(&node), &after["restarts"]), (1, &0.into()));
+        assert!(node.stop(SOON).success(), "{}", node.log());
+        all_gone(SOON);
+    });
+}
+
+#[test]
+fn what_a_failed_start_left_is_ended_by_a_stop() {
+    isolated(|| {
+        let (_lab, mut node) = server();
+        let before = Inventory::of(node.home());
+        let left = crashed(&mut node);
+        take_the_hosts_address(&node);
+        node.start();
+        assert!(!node.end(SOON).success());
+        assert_eq!(running(), left);
+        let stop = node.ask(&["stop"]);
+        let said = String::from_utf8_lossy(&stop.stderr);
+        assert!(stop.status.success(), "{said}");
+        all_gone(SOON);
+        assert_eq!(
+            Inventory::of(node.home()).more_than(&before),
+            Vec::<String>::new()
+        );
     });
 }

@@ -27,6 +27,7 @@ use hepto_tunnel::{Datagram, Options, Socket, Tun, Tunnel};
 
 use crate::config::Config;
 use crate::fault::Fault;
+use crate::sandbox;
 use crate::secret;
 use crate::state::{State, remember_identity};
 use crate::uapi::Uapi;
@@ -58,12 +59,18 @@ struct Start<'a> {
     successor: Successor,
     manager: Manager,
     put_back: Option<String>,
+    /// The node was there already.
+    found: bool,
     /// What could not be removed, a sentence each.
     failures: Vec<String>,
 }
 
+/// The faults of which only the node's end is the cure: it went to another machine, or its init is another program's.
+const FINAL: [&str; 2] = ["E-MESH-MOVED", "E-SANDBOX-VERSION"];
+
 /// Runs the node until SIGTERM, SIGINT or `hepto-node stop`; then, and after any failure half-way, takes down
-/// all that it made. A reload puts the installed program in this process's place, and this never returns.
+/// all that it made. A reload puts the installed program in this process's place, and this never returns; nor does it
+/// after a failure where the node ran already: that runs on, for the next start.
 ///
 /// `successor` is how to start that program.
 ///
@@ -75,16 +82,21 @@ pub async fn run(config: Config, successor: Successor, inherited: Inherited) -> 
     let manager = Manager::new(inherited.guard)?;
     let guarded = manager.is_guarded();
     let state = State::acquire(&config, inherited.lock)?;
+    let found = is_there(&config, &state);
     let mut failures = Vec::new();
     let ran = match Start::new(&config, &state, signals, successor, manager) {
         Ok(mut start) => {
             start.put_back = inherited.put_back;
+            start.found = found;
             let ran = with_network(&mut start).await;
+            start.leave(&ran);
             failures = start.failures;
             ran
         }
-        Err(fault) if guarded => end_as_a_crash(&fault),
-        Err(fault) => Err(fault),
+        Err(fault) => {
+            leave(&fault, guarded, found);
+            Err(fault)
+        }
     };
     // What is left is found by what lies in the run directory: it is the last to go.
     if failures.is_empty() {
@@ -134,15 +146,40 @@ impl<'a> Start<'a> {
             successor,
             manager,
             put_back: None,
+            found: false,
             failures: Vec::new(),
         })
     }
 
-    /// A program on trial that fails leaves all as it is, for the one before it.
-    fn leave_to_guard(&self, ran: &Result<(), Fault>) {
-        if let (Err(fault), true) = (ran, self.manager.is_guarded()) {
-            end_as_a_crash(fault);
+    /// [`leave`] after a failure.
+    fn leave(&self, ran: &Result<(), Fault>) {
+        if let Err(fault) = ran {
+            leave(fault, self.manager.is_guarded(), self.found);
         }
+    }
+}
+
+/// Whether an earlier run has left the node: its network, or what runs in it.
+fn is_there(config: &Config, state: &State) -> bool {
+    let marker =
+        hepto_net::address::marker(config.cluster.name.as_str(), config.node.name.as_str());
+    let network = hepto_net::namespace::find(&config.namespace(), &marker);
+    network.is_ok_and(|entry| entry.is_some()) || sandbox::programs(state.run_directory()).is_ok()
+}
+
+/// Ends the process if what is there is not its to take down: a program on trial that fails leaves it to the one before
+/// it, a start to the next one. Pods are none the worse for a port that is taken.
+fn leave(fault: &Fault, guarded: bool, found: bool) {
+    if guarded {
+        end_as_a_crash(fault);
+    }
+    if found && !FINAL.contains(&fault.code) {
+        tracing::warn!(
+            code = "W-RUN-LEFT",
+            fix = "mend that and start the node again, which takes it over; or end it: hepto-node stop",
+            "this start fails; what an earlier one left of the node stays, and k3s and pods run on"
+        );
+        end_as_a_crash(fault);
     }
 }
 
@@ -150,7 +187,7 @@ impl<'a> Start<'a> {
 async fn with_network(start: &mut Start<'_>) -> Result<(), Fault> {
     let mut network = Network::open(settings::network(start.config, start.attempt)).await?;
     let ran = with_tunnel(start, &mut network).await;
-    start.leave_to_guard(&ran);
+    start.leave(&ran);
     let failures = network.close().await;
     start
         .failures
@@ -183,7 +220,7 @@ async fn with_tunnel(start: &mut Start<'_>, network: &mut Network) -> Result<(),
     let tunnel = Tunnel::start(options, tun, socket, sink)?;
     let uapi = Uapi::serve(start.state.run_directory(), tunnel.observer());
     let ran = with_mesh(start, receiver, network, &tunnel).await;
-    start.leave_to_guard(&ran);
+    start.leave(&ran);
     start.failures.extend(uapi.close());
     tunnel.stop();
     ran
@@ -204,11 +241,12 @@ async fn with_mesh(
     let enter = Box::new(move || entry.enter());
     let identity = start.identity.clone();
     let mut mesh = driver::spawn(settings::mesh(start.config)?, identity, inbox, send, enter)?;
+    let found = start.found;
     let ran = match Life::new(start, network, tunnel, &mut mesh, converged.uplink) {
         Ok(mut life) => {
             let ran = life.live().await;
-            if let (Err(fault), true) = (&ran, life.manager.is_guarded()) {
-                end_as_a_crash(fault);
+            if let Err(fault) = &ran {
+                leave(fault, life.manager.is_guarded(), found);
             }
             let failures = life.stop_workload().await;
             start.failures.extend(failures);

@@ -169,7 +169,8 @@ impl Workload {
     /// Makes or takes over the sandbox and the k3s in it.
     ///
     /// # Errors
-    /// When the sandbox cannot be made, or k3s cannot be started at all. What was made is taken down again.
+    /// When the sandbox cannot be made, or k3s cannot be started at all. What was made is taken down again; what was
+    /// taken over runs on.
     pub async fn begin(
         &mut self,
         config: &Config,
@@ -211,6 +212,7 @@ impl Workload {
                 self.take_up();
                 Ok(())
             }
+            Err((error, sandbox)) if sandbox.adopted() => Err(error.into()),
             Err((error, sandbox)) => {
                 for failure in sandbox.stop(Duration::ZERO).await {
                     tracing::error!(
