@@ -24,6 +24,8 @@ const MARK: &str = "drained";
 const PAUSE: Duration = Duration::from_secs(1);
 /// More pods than a node may have, at the length of large ones, bytes.
 const MOST: usize = 16 << 20;
+/// For a question and its answer, which may be megabytes from another home.
+const WITHIN: Duration = Duration::from_secs(30);
 
 /// Whose wish it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +202,7 @@ fn cordon(target: &Target, on: bool) -> Result<(), Error> {
             json!({ "spec": { "unschedulable": on } }).to_string(),
         )),
         most: MOST,
+        within: WITHIN,
     };
     ask(target, "cordoning the node", &question).map(drop)
 }
@@ -211,6 +214,7 @@ fn pods(target: &Target) -> Result<Vec<Pod>, Error> {
         path: &format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", target.node),
         body: None,
         most: MOST,
+        within: WITHIN,
     };
     let body = ask(target, what, &question)?;
     let list: PodList = serde_json::from_str(&body).map_err(|error| Error::Refused {
@@ -236,6 +240,7 @@ fn evict(target: &Target, pod: &Pod) -> Result<Option<String>, Error> {
         path: &format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction"),
         body: Some(("application/json", eviction.to_string())),
         most: MOST,
+        within: WITHIN,
     };
     match ask(target, "evicting a pod", &question) {
         Ok(_) | Err(Error::Refused { status: 404, .. }) => Ok(None),

@@ -5,14 +5,16 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-/// For the connection, and for each read and write.
+/// For the connection, and for each read and write: who says nothing at all is given up then.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// For the whole of a probe's question, since one that says a byte now and then would hold it for ever.
+const WHOLE: Duration = Duration::from_secs(6);
 /// More of an answer is not read: only its head and the names of failed checks matter.
 const MOST: usize = 64 * 1024;
 
@@ -82,6 +84,8 @@ pub struct Question<'a> {
     pub body: Option<(&'a str, String)>,
     /// More of an answer is not read, bytes.
     pub most: usize,
+    /// How long all of it may take, from the connection to the last byte of the answer.
+    pub within: Duration,
 }
 
 /// `GET path`; with credentials by TLS, proving who we are and checking who answers.
@@ -95,6 +99,7 @@ pub fn get(
         path,
         body: None,
         most: MOST,
+        within: WHOLE,
     };
     ask(address, &question, credentials)
 }
@@ -106,18 +111,55 @@ pub fn ask(
     credentials: Option<&Credentials>,
 ) -> Result<Answer, Error> {
     let silent = |source| Error::Silent { address, source };
+    let until = Instant::now() + question.within;
     let tls = credentials
         .map(|credentials| session(address, credentials))
         .transpose()?;
-    let socket = TcpStream::connect_timeout(&address, PATIENCE).map_err(silent)?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(silent)?;
-    socket.set_write_timeout(Some(PATIENCE)).map_err(silent)?;
+    let patience = PATIENCE.min(question.within);
+    let socket = TcpStream::connect_timeout(&address, patience).map_err(silent)?;
+    let socket = Bounded { socket, until };
     let raw = match tls {
         Some(session) => exchange(StreamOwned::new(session, socket), address, question),
         None => exchange(socket, address, question),
     }
     .map_err(silent)?;
     parse(&raw).ok_or(Error::Foreign { address })
+}
+
+/// A connection that is given up at some time, however much comes.
+struct Bounded {
+    socket: TcpStream,
+    until: Instant,
+}
+
+impl Bounded {
+    /// How long the next read or write may take.
+    fn patience(&self) -> std::io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let late = "the answer does not come to its end";
+            return Err(std::io::Error::new(ErrorKind::TimedOut, late));
+        }
+        Ok(left.min(PATIENCE))
+    }
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.socket.set_read_timeout(Some(self.patience()?))?;
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        self.socket.set_write_timeout(Some(self.patience()?))?;
+        self.socket.write(buffer)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.socket.flush()
+    }
 }
 
 fn exchange(
@@ -226,6 +268,34 @@ mod tests {
             assert_eq!(get(address, "/healthz", None).unwrap().status, 200);
         }
         server.join().unwrap();
+    }
+
+    /// It would be done after ten seconds, and each of its bytes comes in time.
+    #[test]
+    fn who_drips_his_answer_holds_nobody() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let padding = "-".repeat(83);
+            let text = format!("HTTP/1.0 200 {padding}\r\n\r\n");
+            let mut bytes = text.bytes();
+            // Until he is hung up on.
+            bytes.all(|byte| {
+                std::thread::sleep(Duration::from_millis(100));
+                socket.write_all(&[byte]).is_ok()
+            })
+        });
+        let question = Question {
+            method: "GET",
+            path: "/healthz",
+            body: None,
+            most: MOST,
+            within: Duration::from_secs(1),
+        };
+        let answer = ask(address, &question, None);
+        assert!(matches!(answer, Err(Error::Silent { .. })), "{answer:?}");
+        assert!(!server.join().unwrap(), "he was heard to the end");
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Lack {
     }
 }
 
-/// Asks everything, on a thread of its own inside the namespace: at most some ten seconds. The answer is what is
+/// Asks everything, on a thread of its own inside the namespace: at most a minute. The answer is what is
 /// missing, first things first.
 pub fn probe(target: Target, enter: Enter) -> oneshot::Receiver<Result<(), Lack>> {
     let (answer, answered) = oneshot::channel();
