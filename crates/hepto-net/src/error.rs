@@ -197,7 +197,9 @@ impl Error {
                 "give the node an address in the gateway's prefix, or write {{ via = \"{via}\", onlink = true }}"
             ),
             Error::Bandwidth { .. } => {
-                "load the kernel's modules: modprobe -a sch_htb sch_ingress cls_u32 act_mirred ifb; or remove `limits.bandwidth`".into()
+                "load the kernel's modules: modprobe -a sch_htb sch_ingress cls_u32 act_mirred; modprobe ifb numifbs=0; or remove \
+                 `limits.bandwidth`"
+                    .into()
             }
             Error::NoFirewallTool => {
                 "install nftables (apt install nftables), or set `network.firewall = \"none\"` to run without".into()

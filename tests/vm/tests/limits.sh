@@ -9,6 +9,8 @@ in_mars() { hepto-node exec --config /etc/hepto/mars.toml -- sh -c "$1"; }
 told() { hepto-node status --config /etc/hepto/mars.toml | grep -E "$1"; }
 
 fresh_host
+devices() { ip -o link show type ifb; }
+had=$(devices)
 node mars mars eth0 1
 cat >>/etc/hepto/mars.toml <<'LIMITS'
 [limits]
@@ -99,3 +101,6 @@ pid=$(property mars MainPID)
 within 120 "k3s serves" is_ready mars
 [ "$(workload)" = "$before" ]
 stop_all
+
+step "the host has no device more than before"
+[ "$(devices)" = "$had" ] || fail "left: $(devices)"

@@ -98,6 +98,42 @@ fn an_uplink_that_is_made_anew_is_limited_again() {
     );
 }
 
+/// Notes how modprobe is called from now on, on a kernel that seems not to have the driver; it does its work all the same.
+fn note_modprobe() {
+    run("mkdir", "/run/kmod");
+    run("cp", "--dereference /usr/sbin/modprobe /run/kmod/modprobe");
+    let script = "#!/bin/sh\necho \"$*\" >>/run/kmod/asked\nexec /run/kmod/modprobe \"$@\"\n";
+    std::fs::write("/run/kmod/note", script).unwrap();
+    run("chmod", "755 /run/kmod/note");
+    run("mount", "--bind /run/kmod/note /usr/sbin/modprobe");
+    run("mount", "-t tmpfs tmpfs /sys/module");
+}
+
+/// The driver's devices where this test runs.
+fn devices() -> String {
+    ip("-o link show type ifb")
+}
+
+#[test]
+fn the_driver_of_what_comes_in_leaves_no_device_on_the_host() {
+    // Loaded without a word it makes two, on the machine itself, in whatever namespace it is asked for.
+    let before = devices();
+    isolated(
+        "bandwidth::the_driver_of_what_comes_in_leaves_no_device_on_the_host",
+        async || {
+            note_modprobe();
+            wire();
+            let mut network = open(limited(None, Some(20 * MEGA))).await;
+            converge(&mut network).await;
+            close(network).await;
+            let asked = std::fs::read_to_string("/run/kmod/asked").unwrap();
+            let ours: Vec<&str> = asked.lines().filter(|line| line.contains("ifb")).collect();
+            assert_eq!(ours, ["--quiet ifb numifbs=0"]);
+        },
+    );
+    assert_eq!(devices(), before);
+}
+
 /// Sends as fast as it can for a second; what arrived, in bytes.
 fn flood(from: &str, to: &str, address: &'static str) -> u64 {
     let received = within(to, move || {
