@@ -11,11 +11,16 @@ use crate::wire::plain_socket;
 const ADDRESSES_MAX: usize = 8;
 /// For how long an answer counts.
 const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
+/// How long the first answer may be on its way.
+const FIRST_ANSWER: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 struct State {
     anchor: Anchor,
     addresses: Vec<SocketAddr>,
+    /// For the first time.
+    asked: Option<Instant>,
+    /// For the last time.
     answered: Option<Instant>,
 }
 
@@ -29,6 +34,7 @@ impl Anchors {
         let state = |anchor: &Anchor| State {
             addresses: literal(anchor).into_iter().collect(),
             anchor: anchor.clone(),
+            asked: None,
             answered: None,
         };
         Self(anchors.iter().map(state).collect())
@@ -64,6 +70,15 @@ impl Anchors {
             .flat_map(|state| state.addresses.iter().copied())
     }
 
+    /// Notes that `address` is asked.
+    pub fn asked(&mut self, address: SocketAddr, now: Instant) {
+        for state in self.0.iter_mut() {
+            if state.addresses.contains(&address) {
+                state.asked.get_or_insert(now);
+            }
+        }
+    }
+
     /// Notes an answer from `from`; says whether that is an anchor.
     pub fn answered(&mut self, from: SocketAddr, now: Instant) -> bool {
         let mut found = false;
@@ -97,6 +112,7 @@ impl Anchors {
                 state if state.is_myself(&is_mine) => AnchorState::Myself,
                 state if state.answers(now) => AnchorState::Answers,
                 state if state.addresses.is_empty() => AnchorState::Unresolved,
+                state if state.waits(now) => AnchorState::Unasked,
                 _ => AnchorState::Silent,
             },
         };
@@ -108,6 +124,12 @@ impl State {
     fn answers(&self, now: Instant) -> bool {
         self.answered
             .is_some_and(|at| now.saturating_duration_since(at) < ANSWER_LIFETIME)
+    }
+
+    /// Nothing can be said of it yet.
+    fn waits(&self, now: Instant) -> bool {
+        let asked = self.asked.map(|at| now.saturating_duration_since(at));
+        self.answered.is_none() && asked.is_none_or(|since| since < FIRST_ANSWER)
     }
 
     fn is_myself(&self, is_mine: impl Fn(SocketAddr) -> bool) -> bool {

@@ -79,6 +79,8 @@ pub struct AnchorReport {
 pub enum AnchorState {
     /// Its name has no address (yet).
     Unresolved,
+    /// It was not asked yet, or so lately that its first answer may be on its way.
+    Unasked,
     /// It has not answered in the last minute.
     Silent,
     /// It answers.

@@ -337,6 +337,7 @@ impl Core {
         let addresses: Vec<SocketAddr> = self.anchors.addresses().collect();
         for address in addresses {
             if self.endpoints.is_reachable(address) && !self.is_mine(address) {
+                self.anchors.asked(address, now);
                 self.call(address, false, now);
             }
         }

@@ -143,6 +143,29 @@ fn an_anchor_by_name_is_resolved_and_followed() {
 }
 
 #[test]
+fn an_anchor_is_silent_only_when_it_had_time_to_answer() {
+    let mut world = World::cluster(4, 2, 1);
+    let state = |world: &World| world.nodes[1].report(world.now).anchors[0].state;
+    let addresses = std::mem::take(&mut world.nodes[1].addresses);
+    world.boot(1);
+    // Without an uplink nobody is asked, however long that lasts.
+    world.pass(seconds(60));
+    assert_eq!(state(&world), AnchorState::Unasked);
+    world.readdress(1, addresses);
+    world.pass(seconds(1));
+    assert_eq!(state(&world), AnchorState::Unasked);
+    world.pass(seconds(4));
+    assert_eq!(state(&world), AnchorState::Silent);
+    world.boot(0);
+    world.within(seconds(5), "contact", |world| world.connected(0, 1));
+    assert_eq!(state(&world), AnchorState::Answers);
+    // One that has answered before is silent when it no longer does.
+    world.kill(0);
+    world.pass(seconds(70));
+    assert_eq!(state(&world), AnchorState::Silent);
+}
+
+#[test]
 fn being_ones_own_anchor_is_nothing_to_complain_of() {
     let mut world = World::cluster(5, 1, 1);
     // Through a router that loops back: the address is not the uplink's, so only the boot id tells.

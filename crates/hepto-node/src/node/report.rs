@@ -289,13 +289,17 @@ fn offload(offload: Offload) -> Vec<String> {
 }
 
 fn anchor(report: &core::AnchorReport) -> AnchorStatus {
+    let (answers, state) = match report.state {
+        AnchorState::Answers => (Some(true), "answers"),
+        AnchorState::Silent => (Some(false), "does not answer"),
+        AnchorState::Unresolved => (Some(false), "has no address: its name does not resolve"),
+        AnchorState::Unasked => (Some(false), "was not asked yet"),
+        AnchorState::Myself => (None, "is this node"),
+    };
     AnchorStatus {
         anchor: report.anchor.to_string(),
-        answers: match report.state {
-            AnchorState::Answers => Some(true),
-            AnchorState::Silent | AnchorState::Unresolved => Some(false),
-            AnchorState::Myself => None,
-        },
+        answers,
+        state: state.into(),
     }
 }
 

@@ -34,4 +34,7 @@ pub struct AnchorStatus {
     pub anchor: String,
     /// Whether it answered lately; `null` for this node itself.
     pub answers: Option<bool>,
+    /// The same in words, which also tell one that was not asked yet from one that is silent.
+    #[serde(default)]
+    pub state: String,
 }

@@ -95,12 +95,7 @@ impl Status {
         );
         let _ = writeln!(out, "           {}", join(&mesh.addresses));
         for anchor in &mesh.anchors {
-            let answers = match anchor.answers {
-                Some(true) => "answers",
-                Some(false) => "does not answer",
-                None => "is this node",
-            };
-            let _ = writeln!(out, "           anchor {} {answers}", anchor.anchor);
+            let _ = writeln!(out, "           anchor {} {}", anchor.anchor, anchor.state);
         }
         match &self.k3s {
             Some(k3s) => {
@@ -124,7 +119,10 @@ impl Status {
         for line in self.limits.lines() {
             let _ = writeln!(out, "  limit    {line}");
         }
-        if let Some(snapshot) = &self.snapshot {
+        // Without k3s here there may be none in the whole cluster: then there is nothing to wait for.
+        if let Some(snapshot) = &self.snapshot
+            && (self.k3s.is_some() || snapshot.last.is_some())
+        {
             let _ = writeln!(out, "  snapshot {}", snapshot.text());
         }
         for problem in &self.problems {
@@ -145,6 +143,19 @@ pub(crate) mod tests {
     #[test]
     fn one_screen() {
         insta::assert_snapshot!(sample().text());
+    }
+
+    #[test]
+    fn no_snapshot_is_awaited_where_no_k3s_runs() {
+        let mut status = sample();
+        status.role = "agent".into();
+        let snapshot = status.snapshot.as_mut().expect("it has a part in them");
+        (snapshot.last, snapshot.age_s, snapshot.size, snapshot.kept) = (None, None, None, 0);
+        assert!(status.text().contains("snapshot none yet"));
+        status.k3s = None;
+        assert!(!status.text().contains("snapshot"), "{}", status.text());
+        status.snapshot = sample().snapshot;
+        assert!(status.text().contains("snapshot the last"));
     }
 
     pub(crate) fn sample() -> Status {
@@ -185,10 +196,12 @@ pub(crate) mod tests {
                     AnchorStatus {
                         anchor: "[2001:db8:1::1]:51820".into(),
                         answers: None,
+                        state: "is this node".into(),
                     },
                     AnchorStatus {
                         anchor: "sleepy.example.org:51820".into(),
                         answers: Some(false),
+                        state: "was not asked yet".into(),
                     },
                 ],
                 refused: Default::default(),
