@@ -2,17 +2,20 @@
 
 use std::time::Instant;
 
-use hepto_tests::{Filter, Node, isolated, until};
+use hepto_tests::{Filter, Node, fits, isolated, until};
 use serde_json::Value;
 
 use crate::preflight::{Trial, own_warnings};
 use crate::{SOON, new_lab};
 
-/// What `mtu` says, as JSON.
+/// What `mtu` says, as JSON of the published form.
 fn measured(node: &Node, arguments: &[&str]) -> Value {
     let output = node.ask(&[&["mtu", "--json"], arguments].concat());
     let errors = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"))
+    let found =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    fits("mtu", &found).unwrap_or_else(|wrong| panic!("{wrong}\n{found:#}"));
+    found
 }
 
 /// `(node, family)` with the path's MTU, whether more was not tried, and what it bears.

@@ -48,12 +48,13 @@ mod tests {
     }
 
     /// Every `--json`, and the config file.
-    fn all() -> [(&'static str, Schema); 9] {
+    fn all() -> [(&'static str, Schema); 10] {
         [
             ("config", config()),
             ("config-check", output::<crate::cli::Checked>()),
             ("config-diff", output::<crate::config::Comparison>()),
             ("config-show", output::<crate::config::Shown>()),
+            ("mtu", output::<crate::survey::Survey>()),
             ("peers", output::<Vec<crate::status::PeerStatus>>()),
             ("ping", output::<crate::cli::Pinged>()),
             ("preflight", output::<crate::preflight::Report>()),

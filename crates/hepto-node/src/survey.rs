@@ -11,6 +11,7 @@ use std::thread;
 use hepto_mesh::core::BootId;
 use hepto_mesh::key::Derived;
 use hepto_net::Entry;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::probe::{Greeting, LEAST, MOST, PathMtu, Way};
@@ -20,7 +21,7 @@ use crate::status::PeerStatus;
 const AT_ONCE: usize = 16;
 
 /// What was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Survey {
     /// `network.mtu` of this node, bytes.
     pub mtu: u16,
@@ -33,7 +34,7 @@ pub struct Survey {
 }
 
 /// One way to one node.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Measured {
     /// Its name.
     pub node: String,
