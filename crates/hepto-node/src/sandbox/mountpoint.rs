@@ -44,9 +44,7 @@ fn claim_one(path: &Path, folder: bool) -> io::Result<Option<File>> {
             Ok(file) => {
                 flock(&file, FlockOperation::LockShared)?;
                 // It may have been removed between the two calls.
-                if fs::metadata(path)
-                    .is_ok_and(|now| now.ino() == file.metadata().map_or(0, |then| then.ino()))
-                {
+                if lies_at(&file, path) {
                     return Ok(Some(file));
                 }
             }
@@ -103,6 +101,15 @@ fn make(path: &Path, folder: bool) -> io::Result<()> {
     }
 }
 
+/// Whether what was opened there is there still. Who holds a lock on it then can count on that: only who holds the other
+/// kind of lock removes it.
+fn lies_at(file: &File, path: &Path) -> bool {
+    let inode =
+        |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    let opened = inode(file.metadata());
+    opened.is_some() && opened == inode(fs::metadata(path))
+}
+
 fn is_marked(file: &File) -> bool {
     fgetxattr(file, MARK, &mut [0_u8; 8][..]).is_ok()
 }
@@ -134,8 +141,17 @@ fn release_one(path: &Path) -> io::Result<bool> {
         // What cannot even be opened was not made by us.
         Err(_) => return Ok(false),
     };
-    if !is_marked(&file) || flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    remove(path, &file)
+}
+
+/// The same for what was opened there.
+fn remove(path: &Path, file: &File) -> io::Result<bool> {
+    if !is_marked(file) || flock(file, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(false);
+    }
+    // Another node may have removed it between the two calls, and a third made it anew, which stands on it now.
+    if !lies_at(file, path) {
+        return Ok(!path.exists());
     }
     let entry = file.metadata()?;
     let removed = match (entry.is_dir(), entry.len()) {
@@ -199,6 +215,23 @@ mod tests {
             host.path().join("etc").is_dir(),
             "it was there before the first node"
         );
+    }
+
+    #[test]
+    fn what_was_made_anew_since_it_was_opened_is_not_removed() {
+        let host = tempfile::tempdir().unwrap();
+        let places = places(host.path());
+        drop(claim(&places).unwrap());
+        let opened = places.iter().map(|(path, _)| File::open(path).unwrap());
+        let opened: Vec<File> = opened.collect();
+        assert_eq!(release(&places), []);
+        let footing = claim(&places).unwrap();
+        for ((path, _), file) in places.iter().zip(&opened) {
+            assert!(!remove(path, file).unwrap() && path.exists(), "{path:?}");
+        }
+        drop(footing);
+        assert_eq!(release(&places), []);
+        assert_eq!(fs::read_dir(host.path()).unwrap().count(), 0);
     }
 
     #[test]
