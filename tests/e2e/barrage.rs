@@ -56,11 +56,7 @@ fn ten_seconds_of_garbage_replays_and_fragments_disturb_nothing() {
         );
         let grown = peak.saturating_sub(before) as f64 / f64::from(1 << 20);
         assert!(grown < 8.0, "the node grew by {grown:.1} MB");
-        Node::all_meet(
-            &nodes.iter().collect::<Vec<_>>(),
-            Instant::now(),
-            seconds(2),
-        );
+        Node::all_meet(&nodes.iter().collect::<Vec<_>>(), Instant::now(), SOON);
     });
 }
 

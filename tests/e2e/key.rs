@@ -7,7 +7,7 @@ use hepto_mesh::name::ClusterName;
 use hepto_tests::{Lab, Node, Recipe, isolated, until, within};
 use serde_json::Value;
 
-use crate::{SOON, new_lab, seconds};
+use crate::{SOON, new_lab};
 
 #[test]
 fn a_node_with_another_key_never_appears_and_says_why() {
@@ -64,7 +64,7 @@ fn stranger(same_id: bool) {
     );
     assert!(stranger.peers().expect("it runs").is_empty());
     assert_eq!([nodes[0].pid(), nodes[1].pid()], pids);
-    Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), seconds(1));
+    Node::all_meet(&[&nodes[0], &nodes[1]], Instant::now(), SOON);
 }
 
 fn no_anchor(node: &Node) -> Result<Value, String> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hepto_tests::{Capture, Echo, Filter, Home, Inventory, SlowLine, echo, isolated, until};
 
-use crate::{new_lab, seconds};
+use crate::{SOON, new_lab, seconds};
 
 #[test]
 fn an_inventory_sees_what_is_left() {
@@ -56,15 +56,17 @@ fn a_filter_loses_what_it_should_and_nothing_later() {
         let lab = new_lab();
         let homes = [lab.home(1), lab.home(2), lab.home(3)];
         let filter = Filter::apart(&lab.street, &homes[0], &homes[1]);
-        assert!(hears(&homes[0], 3) && !hears(&homes[0], 2));
+        until(SOON, "the third is heard", || hears(&homes[0], 3));
+        assert!(!hears(&homes[0], 2));
         drop(filter);
-        until(seconds(5), "the two hear one another again", || {
+        until(SOON, "the two hear one another again", || {
             hears(&homes[0], 2)
         });
         let filter = Filter::loss(&lab.street, &homes[0], 99);
-        assert!(!hears(&homes[0], 3) && hears(&homes[1], 3));
+        until(SOON, "the others are heard", || hears(&homes[1], 3));
+        assert!(!hears(&homes[0], 3));
         drop(filter);
-        until(seconds(5), "the loss is over", || hears(&homes[0], 3));
+        until(SOON, "the loss is over", || hears(&homes[0], 3));
     });
 }
 
@@ -81,9 +83,9 @@ fn a_slow_line_delays_both_ways_and_a_capture_sees_whole_datagrams() {
                 .run(|| echo(Echo::new("192.168.77.2".parse().expect("an address"))))
                 .expect("it lives")
         };
-        let (took, _) = hepto_tests::within(seconds(5), "the slow line carries", ask);
-        // The first may have waited for a neighbour's address.
-        let took = took.min(ask().expect("it carried before"));
+        let (took, _) = hepto_tests::within(SOON, "the slow line carries", ask);
+        // The first may have waited for a neighbour's address, and any for this machine.
+        let took = (0..5).flat_map(|_| ask()).fold(took, Duration::min);
         assert!((delay * 2..delay * 4).contains(&took), "{took:?}");
 
         let line = Capture::of(&homes[0]);
@@ -94,9 +96,7 @@ fn a_slow_line_delays_both_ways_and_a_capture_sees_whole_datagrams() {
             .run(send)
             .expect("it lives")
             .expect("a datagram");
-        let seen = line.first(seconds(5), "the datagram passes", |seen| {
-            seen.to.port() == 4712
-        });
+        let seen = line.first(SOON, "the datagram passes", |seen| seen.to.port() == 4712);
         assert_eq!(
             (seen.from.to_string().as_str(), seen.bytes),
             ("192.168.77.2:4711", vec![7; 1400])

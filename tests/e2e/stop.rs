@@ -8,7 +8,7 @@ use std::time::Instant;
 use hepto_tests::{Inventory, Node, Recipe, Space, isolated};
 use nix::mount::{MsFlags, mount};
 
-use crate::{SOON, new_lab, seconds};
+use crate::{SOON, new_lab};
 
 const NONE: Option<&str> = None;
 
@@ -27,7 +27,7 @@ fn a_stop_by_command_leaves_nothing() {
                 "{}",
                 String::from_utf8_lossy(&stop.stderr)
             );
-            assert!(node.end(seconds(1)).success());
+            assert!(node.end(SOON).success());
         });
     });
 }

@@ -249,10 +249,10 @@ impl Node {
     /// Its overlay addresses, IPv4 first, as it says itself.
     ///
     /// # Panics
-    /// When it does not have both within five seconds.
+    /// When it does not have both within twenty seconds.
     pub fn overlay(&self) -> [IpAddr; 2] {
         let what = format!("{} has overlay addresses", self.name());
-        within(Duration::from_secs(5), &what, || self.overlay_now()).0
+        within(Duration::from_secs(20), &what, || self.overlay_now()).0
     }
 
     /// Its overlay addresses, IPv4 first, if it has them now.
