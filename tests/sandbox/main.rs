@@ -6,6 +6,7 @@
 
 mod adoption;
 mod ending;
+mod exec;
 mod host;
 mod inside;
 mod limits;
@@ -26,7 +27,13 @@ type Test = (&'static str, fn() -> Result<()>);
 /// A test that takes longer hangs.
 const LONGEST: Duration = Duration::from_secs(120);
 
-const TESTS: &[&[Test]] = &[inside::TESTS, adoption::TESTS, ending::TESTS, limits::TESTS];
+const TESTS: &[&[Test]] = &[
+    inside::TESTS,
+    exec::TESTS,
+    adoption::TESTS,
+    ending::TESTS,
+    limits::TESTS,
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -15,6 +15,7 @@ mod report;
 mod service;
 pub mod settings;
 mod successor;
+mod uplink;
 mod watchdog;
 mod workload;
 

@@ -11,6 +11,7 @@
 //! [`Lifecycle::poll_action`] asks, and calls [`Lifecycle::handle_timeout`] at [`Lifecycle::poll_timeout`].
 
 mod backoff;
+mod health;
 mod pace;
 mod state;
 
@@ -18,6 +19,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use self::backoff::Backoff;
+use self::health::Health;
 pub use self::pace::Pace;
 pub use self::state::State;
 use super::argument::Role;
@@ -123,44 +125,6 @@ enum After {
     Anew,
     /// A pause: it hung.
     Pause(String),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Health {
-    Joining,
-    /// Ready since then, with so many failed probes in a row.
-    Ready {
-        since: Instant,
-        misses: u32,
-    },
-    Degraded,
-}
-
-impl Health {
-    /// What a probe makes of it; and whether it was ready for so long that earlier ends are forgiven.
-    fn after(self, good: bool, pace: &Pace, now: Instant) -> (Health, bool) {
-        match self {
-            Health::Ready { since, .. } if good => (Health::Ready { since, misses: 0 }, false),
-            _ if good => (
-                Health::Ready {
-                    since: now,
-                    misses: 0,
-                },
-                false,
-            ),
-            Health::Ready { since, misses } if misses + 1 < pace.misses => {
-                let misses = misses + 1;
-                (Health::Ready { since, misses }, false)
-            }
-            Health::Ready { .. } => (Health::Degraded, self.is_long_ready(pace, now)),
-            other => (other, false),
-        }
-    }
-
-    fn is_long_ready(self, pace: &Pace, now: Instant) -> bool {
-        matches!(self, Health::Ready { since, .. }
-            if now.saturating_duration_since(since) >= pace.forgive_after)
-    }
 }
 
 /// Where the probe is.
