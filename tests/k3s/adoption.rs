@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::UdpSocket;
+use std::process::Command;
 
 use hepto_tests::{Inventory, Node, isolated, isolated_for};
 
@@ -73,16 +74,21 @@ fn running() -> Vec<i32> {
     running
 }
 
-/// Has the node's config say something else.
-fn edit(node: &Node, from: &str, to: &str) {
-    let text = fs::read_to_string(&node.config).expect("the config file");
-    assert!(text.contains(from), "{from} in {text}");
-    fs::write(&node.config, text.replace(from, to)).expect("the config file");
+/// Has the note beside the config name another identity; gives what it said.
+fn forget_identity(node: &Node) -> Vec<u8> {
+    let note = node.config.with_extension("toml.identity");
+    let identity = fs::read(&note).expect("the note of the identity");
+    fs::write(&note, "another\n").expect("the note of the identity");
+    identity
 }
 
-/// The config with an address that the host has itself.
-fn take_the_hosts_address(node: &Node) {
-    edit(node, &node.recipe.uplink[0].to_string(), "192.168.77.1");
+/// Marks the node's network as somebody's.
+fn mark(node: &Node, owner: &str) {
+    let inside = node.inside().expect("the namespace is there");
+    let mut command = Command::new("ip");
+    command.args(["link", "set", "lo", "alias", owner]);
+    let mut child = inside.spawn(&mut command).expect("ip starts");
+    assert!(child.wait().expect("it is ours").success());
 }
 
 #[test]
@@ -102,20 +108,19 @@ fn a_start_that_fails_after_a_crash_leaves_all_to_the_next() {
         };
         // Each at another point of the start, from its beginning to k3s.
         let config = fs::read(&node.config).expect("the config file");
-        edit(&node, "[mesh]", "[mesh]\nport = \"x\"");
-        fails(&mut node, "port");
+        fs::write(&node.config, [&config[..], b"nonsense"].concat()).expect("the config file");
+        fails(&mut node, "nonsense");
         fs::write(&node.config, &config).expect("the config file");
 
-        let note = node.config.with_extension("toml.identity");
-        let identity = fs::read(&note).expect("the note of the identity");
-        fs::write(&note, "another\n").expect("the note of the identity");
+        let identity = forget_identity(&node);
         let said = fails(&mut node, "E-STORAGE-ABSENT");
         assert!(said.contains("W-RUN-LEFT"), "{said}");
-        fs::write(&note, identity).expect("the note of the identity");
+        let note = node.config.with_extension("toml.identity");
+        fs::write(note, identity).expect("the note of the identity");
 
-        take_the_hosts_address(&node);
-        fails(&mut node, "E-NET-ADDR-HOST");
-        fs::write(&node.config, &config).expect("the config file");
+        mark(&node, "somebody");
+        fails(&mut node, "E-NET-FOREIGN");
+        mark(&node, &format!("hepto:{}:mars", node.recipe.cluster));
 
         let inside = node.inside().expect("the namespace is there");
         let taken = inside.run(|| UdpSocket::bind("[::]:51820"));
@@ -146,7 +151,7 @@ fn what_a_failed_start_left_is_ended_by_a_stop() {
         let (_lab, mut node) = server();
         let before = Inventory::of(node.home());
         let left = crashed(&mut node);
-        take_the_hosts_address(&node);
+        forget_identity(&node);
         node.start();
         assert!(!node.end(SOON).success());
         assert_eq!(running(), left);
