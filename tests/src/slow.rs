@@ -26,10 +26,11 @@ impl SlowLine {
     /// # Panics
     /// When the kernel refuses.
     pub fn lay(street: &Street, home: &Home, delay: Duration) {
-        let open = || (tap("slow-home"), tap("slow-street"));
+        let names = ["near", "far"].map(|end| format!("{end}-{}", home.door()));
+        let open = || (tap(&names[0]), tap(&names[1]));
         let (near, far) = street.space().run(open).expect("the street can be entered");
         street
-            .divert(home, "slow-home", "slow-street")
+            .divert(home, &names[0], &names[1])
             .expect("the line can be diverted");
         let clone = |file: &File| file.try_clone().expect("a second descriptor");
         relay(clone(&near), clone(&far), delay);
