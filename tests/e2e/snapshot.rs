@@ -17,10 +17,10 @@ const SILENCE: Duration = Duration::from_millis(700);
 const OFFER: &str = "{\"version\":1,\"name\":\"mars-20261124T170020Z.age\",\"size\":10,\"digest\":\
     \"0000000000000000000000000000000000000000000000000000000000000000\"}\n";
 
-/// What is said to an offer; `None` where nothing at all answers.
-fn answer(from: &Space, to: SocketAddr) -> Option<String> {
+/// What is said to an offer; `None` where nothing at all answers within `patience`.
+fn answer(from: &Space, to: SocketAddr, patience: Duration) -> Option<String> {
     let offer = move || {
-        let mut stream = match TcpStream::connect_timeout(&to, SILENCE) {
+        let mut stream = match TcpStream::connect_timeout(&to, patience) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 panic!("{to} is not filtered")
             }
@@ -52,9 +52,10 @@ fn only_the_master_brings_snapshots_and_no_stranger_reaches_the_port() {
 
         // The master is heard: the offer's digest is of no ten bytes that follow, so it is asked for them.
         until(SOON, "venus takes the master's offer", || {
-            answer(&inside(&nodes[0]), venus).is_some_and(|said| said.starts_with("{\"from\":0}"))
+            answer(&inside(&nodes[0]), venus, SOON)
+                .is_some_and(|said| said.starts_with("{\"from\":0}"))
         });
-        let member = answer(&inside(&nodes[2]), venus);
+        let member = answer(&inside(&nodes[2]), venus, SOON);
         assert_eq!(member.as_deref(), Some(""), "another member is hung up on");
         let strangers = || {
             let status = nodes[1].status().unwrap_or_default();
@@ -64,7 +65,7 @@ fn only_the_master_brings_snapshots_and_no_stranger_reaches_the_port() {
 
         let pod = pod(&nodes[0]);
         assert_eq!(
-            answer(&pod, SocketAddr::new(ipv4, PORT)),
+            answer(&pod, SocketAddr::new(ipv4, PORT), SILENCE),
             None,
             "a pod of the master's"
         );
@@ -73,7 +74,7 @@ fn only_the_master_brings_snapshots_and_no_stranger_reaches_the_port() {
         for address in [lan4, lan6] {
             let to = SocketAddr::new(address, PORT);
             assert_eq!(
-                answer(neighbour.space(), to),
+                answer(neighbour.space(), to, SILENCE),
                 None,
                 "a neighbour on the LAN"
             );
