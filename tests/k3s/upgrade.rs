@@ -47,7 +47,11 @@ impl Server {
         };
         // Only then is there a way back.
         until(SOON, "the k3s that was ready is kept", || {
-            server.history().contains("/.hepto/k3s/")
+            // It is noted before it is there.
+            let noted = server.history();
+            noted
+                .split('"')
+                .any(|word| is_stored(Path::new(word)) && Path::new(word).is_file())
         });
         server
     }

@@ -224,7 +224,11 @@ impl Upgrade {
 
     /// The node is ready. Whether the stage has changed, and is to be saved.
     pub fn ready(&mut self, now: Instant) -> bool {
-        self.good.clone_from(&self.ran);
+        // Where it is kept already, it stays known: who owns the file that it runs from may replace that.
+        let digest = |known: &Option<Known>| known.as_ref().map(|known| known.sha256);
+        if digest(&self.good) != digest(&self.ran) {
+            self.good.clone_from(&self.ran);
+        }
         match &mut self.trial {
             Some(trial) if matches!(trial.stage, Stage::Trying | Stage::Settling) => {
                 let fresh = trial.stage == Stage::Trying;

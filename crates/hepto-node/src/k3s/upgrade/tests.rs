@@ -237,3 +237,21 @@ fn what_cannot_be_undone_is_not_tried() {
     assert_eq!(starts(&mut upgrade, now), (1, vec![]));
     assert_eq!(upgrade.want(version(2)), None);
 }
+
+#[test]
+fn a_copy_that_is_kept_stays_the_way_back_when_it_is_ready_again() {
+    let own = Known {
+        path: "/usr/local/bin/k3s".into(),
+        ..version(1)
+    };
+    let mut upgrade = again(own, None, "settings");
+    upgrade.ready(Instant::now());
+    upgrade.want(version(2));
+    let Plan::Try(Trial {
+        from: Some(from), ..
+    }) = upgrade.next()
+    else {
+        panic!("{:?}", upgrade.next());
+    };
+    assert_eq!(from, version(1), "not what its owner may have replaced");
+}
