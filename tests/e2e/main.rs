@@ -32,6 +32,7 @@ mod snapshot;
 mod stop;
 mod wait;
 mod watchdog;
+mod wesher;
 mod wg;
 
 use std::time::Duration;

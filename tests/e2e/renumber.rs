@@ -85,6 +85,32 @@ fn a_changed_prefix_is_followed_and_a_stream_goes_on() {
     });
 }
 
+#[test]
+fn a_router_that_gives_nothing_is_named_until_it_does() {
+    isolated_for(seconds(120), || {
+        let lab = new_lab();
+        let mut nodes = lab.nodes(&["mars", "venus"]);
+        automatic(&nodes[1]);
+        nodes[1].start();
+        let named = || -> Result<bool, String> {
+            let status = nodes[1].status()?;
+            let problems = status["problems"].as_array().cloned().unwrap_or_default();
+            Ok(problems
+                .iter()
+                .any(|problem| problem["code"] == "W-NET-AUTO"))
+        };
+        assert!(
+            !within(SOON, "it runs", named).0,
+            "a router has ten seconds"
+        );
+        within(2 * SOON, "the router is named", || {
+            named()?.then_some(()).ok_or_else(|| nodes[1].log())
+        });
+        given(&lab, &nodes[1], "2001:db8:a::");
+        assert_eq!(named(), Ok(false), "it gives an address now");
+    });
+}
+
 /// Has the node take what the router gives, and nothing else.
 fn automatic(node: &Node) {
     let text = fs::read_to_string(&node.config).expect("its config");
