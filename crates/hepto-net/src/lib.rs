@@ -39,8 +39,9 @@ pub use namespace::Entry;
 pub use network::{Converged, Network, UplinkState};
 pub use plan::Step;
 pub use settings::{
-    Firewall, Gateway, OpenPort, Overlay, Proto, Settings, UPLINK, Uplink, UplinkKind,
+    Firewall, Gateway, OpenPort, Overlay, Proto, Settings, UNFRAGMENTED, UPLINK, Uplink, UplinkKind,
 };
 pub use state::Tuning;
+pub use sysctl::IPV6_ON;
 pub use teardown::teardown;
 pub use watch::{Event, ParentChange, PodRoute};

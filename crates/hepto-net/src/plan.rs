@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use crate::bandwidth::Direction;
 use crate::error::Error;
 use crate::netlink::is_link_local;
-use crate::settings::{Gateway, UplinkKind};
+use crate::settings::{Gateway, UNFRAGMENTED, UplinkKind};
 use crate::state::{
     Address, Desired, DesiredOverlay, DesiredUplink, Kind, Observed, ObservedLink, Origin, Parent,
     Route, Tuning,
@@ -18,9 +18,6 @@ pub use step::{Action, Step, Subject};
 
 /// Below this the kernel would drop packets of a bulk transfer that waits for the tunnel.
 const OVERLAY_QUEUE: u32 = 1000;
-
-/// An MTU from which outer packets of a tunnel of 1280 bytes fit unfragmented: 1280 and 80 of headers.
-const UNFRAGMENTED: u32 = 1360;
 
 /// The metric of a family's first default route; each further one has the next.
 const METRIC: u32 = 100;
@@ -284,7 +281,7 @@ fn configure(
     parent: Option<&Parent>,
 ) {
     let mtu = match desired.mtu {
-        Some(mtu) if mtu < UNFRAGMENTED => Some(mtu),
+        Some(mtu) if mtu < UNFRAGMENTED.into() => Some(mtu),
         _ => parent.map(|parent| parent.link.mtu),
     };
     if let Some(mtu) = mtu.filter(|mtu| *mtu != observed.link.mtu) {

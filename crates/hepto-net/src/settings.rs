@@ -10,6 +10,10 @@ use crate::bandwidth::Bandwidth;
 /// The name of the link to the outside, in every node's namespace.
 pub const UPLINK: &str = "uplink";
 
+/// The MTU of a path, in bytes, from which the outer packets of a tunnel of 1280 bytes fit unfragmented: 1280 and 80 of
+/// headers.
+pub const UNFRAGMENTED: u16 = 1360;
+
 /// All that a node asks of its network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -109,6 +109,13 @@ pub(crate) fn of_overlay(link: &str) -> Vec<(String, String)> {
     vec![(format!("net/ipv6/conf/{link}/accept_ra"), "0".into())]
 }
 
+/// What gives a kernel IPv6 that was started without it. kernel: ipv6.rst.
+pub const IPV6_ON: &str =
+    "remove ipv6.disable=1 from the kernel's command line (/etc/default/grub), update-grub, reboot";
+
+/// The settings of a kernel without IPv6 that are missing are all one.
+const IPV6: &str = "net/ipv6";
+
 /// What does not work without this setting.
 fn cost(path: &str) -> &'static str {
     match NAMESPACE
@@ -117,6 +124,7 @@ fn cost(path: &str) -> &'static str {
         .find(|sysctl| sysctl.0 == path)
     {
         Some(Sysctl(_, _, cost)) => cost,
+        None if path == IPV6 => "the node has no IPv6",
         None if path.ends_with("accept_ra") => {
             "router advertisements on the link may change addresses and routes"
         }
@@ -155,18 +163,33 @@ pub(crate) struct Reported(BTreeSet<String>);
 
 impl Reported {
     pub fn report(&mut self, path: &str, error: &io::Error) {
-        if !self.0.insert(path.to_owned()) {
+        let Some((sysctl, fix)) = self.find(path, error.kind(), has_ipv6()) else {
             return;
+        };
+        tracing::warn!(code = "W-NET-SYSCTL", fix, sysctl, %error, "{}", cost(sysctl));
+    }
+
+    /// What is to be said to be missing, and what to do; nothing when that was said before.
+    fn find<'a>(
+        &mut self,
+        path: &'a str,
+        kind: ErrorKind,
+        has_ipv6: bool,
+    ) -> Option<(&'a str, &'static str)> {
+        let switched_off = !has_ipv6 && path.starts_with("net/ipv6/");
+        let path = if switched_off { IPV6 } else { path };
+        if !self.0.insert(path.to_owned()) {
+            return None;
         }
-        let cost = cost(path);
-        let fix = match error.kind() {
+        let fix = match kind {
+            _ if switched_off => IPV6_ON,
             ErrorKind::NotFound if path.starts_with("net/bridge/") => {
                 "load the kernel's module br_netfilter (modprobe br_netfilter)"
             }
             ErrorKind::NotFound => "use another kernel, if you need it: this one lacks the setting",
             _ => "make /proc/sys writable for the node",
         };
-        tracing::warn!(code = "W-NET-SYSCTL", fix, sysctl = path, %error, "{cost}");
+        Some((path, fix))
     }
 }
 
@@ -189,5 +212,19 @@ mod tests {
         reported.report("net/ipv4/ip_forward", &ErrorKind::NotFound.into());
         reported.report("net/ipv4/ip_forward", &ErrorKind::NotFound.into());
         assert_eq!(reported.0.len(), 1);
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_is_told_of_once_with_what_switches_it_on() {
+        let mut reported = Reported::default();
+        let mut find = |path, has_ipv6| reported.find(path, ErrorKind::NotFound, has_ipv6);
+        let forwarding = "net/ipv6/conf/all/forwarding";
+        assert_eq!(find(forwarding, false), Some((IPV6, IPV6_ON)));
+        assert_eq!(cost(IPV6), "the node has no IPv6");
+        assert_eq!(find("net/ipv6/conf/uplink/accept_ra", false), None);
+        // One that this kernel alone lacks.
+        let (path, fix) = find(forwarding, true).expect("it was not told of");
+        assert!(path == forwarding && fix != IPV6_ON);
+        assert_eq!(find(forwarding, true), None);
     }
 }

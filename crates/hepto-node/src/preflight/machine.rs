@@ -245,7 +245,6 @@ impl Host {
             return Finding::ok(check, "the kernel has IPv6");
         }
         let what = "IPv6 is switched off in this kernel";
-        let fix = "remove ipv6.disable=1 from the kernel's command line (/etc/default/grub), update-grub, reboot";
         let found = match wanted {
             true => {
                 Finding::error(check, "E-PREFLIGHT-IPV6", what).why("the node has an IPv6 address")
@@ -254,7 +253,7 @@ impl Host {
                 "gossip stays off and news of members comes more slowly; pods have IPv4 alone",
             ),
         };
-        found.fix(fix)
+        found.fix(hepto_net::IPV6_ON)
     }
 
     fn memory(&self, is_master: bool) -> Finding {

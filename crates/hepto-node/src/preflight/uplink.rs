@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use hepto_net::{Entry, Event, Network, UplinkState};
+use hepto_net::{Entry, Event, Network, UNFRAGMENTED, UplinkState};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use rand_core::Rng;
@@ -30,9 +30,6 @@ const ADVERTISEMENT: Duration = Duration::from_secs(6);
 const ANSWER: Duration = Duration::from_millis(1_200);
 const TRIES: usize = 3;
 
-/// From this `network.mtu` on the uplink has its host's MTU by itself ([`hepto_net::Uplink::mtu`]), bytes.
-const WHOLE_MTU: u32 = 1360;
-
 /// Root servers of the DNS, two operators a family (root hints of IANA): they answer everyone, from everywhere.
 const ROOTS: [IpAddr; 4] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0x7fd, 0, 0, 0, 0, 0, 1)),
@@ -56,7 +53,7 @@ pub async fn look(config: &Config) -> Vec<Finding> {
     // A node's name holds no dot, so no node has this namespace.
     wanted.namespace.push_str(".preflight");
     // As large as the host's link, also where `run` would make it smaller: whether a way holds more is asked too.
-    wanted.uplink.mtu = wanted.uplink.mtu.filter(|mtu| *mtu >= WHOLE_MTU);
+    wanted.uplink.mtu = wanted.uplink.mtu.filter(|mtu| *mtu >= UNFRAGMENTED.into());
     let taken = taken(config).await;
     let mut network = match Network::open(wanted).await {
         Ok(network) => network,

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use hepto_mesh::address::Prefixes;
+use hepto_net::UNFRAGMENTED;
 use ipnet::IpNet;
 
 use super::gateway::gateways;
@@ -13,9 +14,6 @@ use crate::config::{FirewallMode, GOSSIP_PORT, Mode, Network, OpenPort, Protocol
 
 /// What the guide supposes between every two nodes, bytes.
 pub const DEFAULT_MTU: u16 = 1400;
-
-/// Below it the tunnel's packets no longer fit into the path's, bytes: 1280 and the tunnel's 80.
-const WHOLE_MTU: u16 = 1360;
 
 /// The largest MTU of common Ethernet hardware, bytes.
 const LARGEST_MTU: u16 = 9216;
@@ -247,14 +245,14 @@ fn mtu(value: Option<&Spanned<i64>>, checking: &mut Checking<'_>) -> Option<u16>
                 found.fix("leave it at 1400; 1500 if every path between two nodes carries that"),
             );
         }
-        Some(mtu) if mtu < WHOLE_MTU => {
+        Some(mtu) if mtu < UNFRAGMENTED => {
             let what = format!(
                 "with an MTU of {mtu} every full packet travels in two pieces: slower, and lost if either is"
             );
             let found = Diagnostic::warning("W-NET-MTU", what).at(value.span());
-            checking.report(
-                found.fix("use at least 1360 if every path between two nodes carries that"),
-            );
+            checking.report(found.fix(format!(
+                "use at least {UNFRAGMENTED} if every path between two nodes carries that"
+            )));
         }
         Some(_) => {}
     }
