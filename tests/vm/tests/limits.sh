@@ -81,7 +81,35 @@ status mars ".limits.cpu_thousandths.hit > $counted"
 told 'limit +cpu 0.5, [0-9]+ times throttled'
 unharmed
 
-step "a reload changes them, and ends nothing"
+step "bandwidth: neither direction has more than it was granted, and most of it"
+ip netns add line
+ip link set eth1 netns line
+ip -n line addr add 192.168.77.9/24 dev eth1
+ip -n line link set eth1 up
+ip netns exec line iperf3 -s >/dev/null &
+server=$!
+within 10 "the other end listens" sh -c 'ip netns exec line ss -lnt | grep -q :5201'
+# rate ARGUMENT...: bits a second that arrive.
+rate() {
+    hepto-node exec --net --config /etc/hepto/mars.toml -- iperf3 -c 192.168.77.9 -t 5 -J "$@" >/tmp/rate || fail "$(cat /tmp/rate)" >&2
+    jq '.end.sum_received.bits_per_second | floor' /tmp/rate
+}
+up=$(rate)
+down=$(rate -R)
+echo "up $up, down $down bits a second"
+[ "$up" -gt 10000000 ] && [ "$up" -lt 21000000 ] || fail "20 Mbit/s up were granted"
+[ "$down" -gt 25000000 ] && [ "$down" -lt 52500000 ] || fail "50 Mbit/s down were granted"
+told 'limit +up 20 Mbit/s'
+told 'limit +down 50 Mbit/s'
+kill $server
+wait $server || true
+ip netns del line
+within 10 "the card is back" ip link show eth1
+unharmed
+
+step "a reload changes them, and ends no pod"
+pods() { pgrep -f 'stand-in-(shim|pod)' | sort -n; }
+lasting=$(pods)
 sed -i 's/^memory = "1G"/memory = "1536M"/; /^cpu = /d; s/^pids = .*/pids = 1000/' /etc/hepto/mars.toml
 systemctl reload hepto-node@mars
 changed() {
@@ -90,6 +118,10 @@ changed() {
 }
 within 60 "the scope has the new limits" changed
 within 60 "status has them" status mars '.limits | .memory_bytes.limit == 1610612736 and .cpu_thousandths.limit == null'
+# k3s alone starts anew, to be told what lies beyond the limits.
+[ "$(pods)" = "$lasting" ] || fail "a pod was ended: $lasting, then $(pods)"
+within 60 "k3s serves" is_ready mars
+before=$(workload)
 unharmed
 
 step "a new supervisor after a crash keeps them"
