@@ -42,6 +42,6 @@ pub use settings::{
     Firewall, Gateway, OpenPort, Overlay, Proto, Settings, UNFRAGMENTED, UPLINK, Uplink, UplinkKind,
 };
 pub use state::Tuning;
-pub use sysctl::IPV6_ON;
+pub use sysctl::{IPV6_ON, has_ipv6};
 pub use teardown::teardown;
 pub use watch::{Event, ParentChange, PodRoute};

@@ -137,7 +137,7 @@ fn file(path: &str) -> PathBuf {
 }
 
 /// Whether this kernel has IPv6: not where it was started with `ipv6.disable=1`.
-pub(crate) fn has_ipv6() -> bool {
+pub fn has_ipv6() -> bool {
     file("net/ipv6").join("conf").is_dir()
 }
 

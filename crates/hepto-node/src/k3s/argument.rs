@@ -72,6 +72,18 @@ pub struct Arguments {
     pub extra: Vec<String>,
 }
 
+impl Arguments {
+    /// The same on a kernel without IPv6, where an IPv6 address that k3s is given is one it does not find on its link.
+    #[must_use]
+    pub fn without_ipv6(mut self) -> Self {
+        self.addresses.retain(IpAddr::is_ipv4);
+        self.uplink.retain(IpAddr::is_ipv4);
+        self.pods.retain(|net| net.addr().is_ipv4());
+        self.services.retain(|net| net.addr().is_ipv4());
+        self
+    }
+}
+
 /// The value of one flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Value {
@@ -310,7 +322,7 @@ fn common(arguments: &Arguments) -> Settings {
     let mut settings = Settings::default();
     settings.text("data-dir", DATA);
     settings.text("node-name", &arguments.node);
-    // Both families, since both CIDRs are.
+    // The same families as the CIDRs.
     settings.text("node-ip", joined(&arguments.addresses));
     let public: Vec<IpAddr> = arguments.uplink.iter().copied().filter(public).collect();
     if !public.is_empty() {

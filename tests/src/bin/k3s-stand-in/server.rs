@@ -26,9 +26,14 @@ pub fn start(config: &Config, control: &Control) -> anyhow::Result<()> {
     );
     let api = Arc::new(Api::open(&config.data, authorities, token, agent_token)?);
 
-    let bound = config.text("bind-address").unwrap_or("::");
-    let listener = TcpListener::bind((bound, 6443u16))
-        .with_context(|| format!("listen on {bound} port 6443"))?;
+    // For both families, or for IPv4 alone where the kernel has no IPv6, as Go's listener does.
+    let listener = match config.text("bind-address") {
+        Some(address) => TcpListener::bind((address, 6443u16)),
+        None => {
+            TcpListener::bind(("::", 6443u16)).or_else(|_| TcpListener::bind(("0.0.0.0", 6443u16)))
+        }
+    };
+    let listener = listener.context("listen on port 6443")?;
     kubeconfig(config)?;
     let serving = control.clone();
     std::thread::spawn(move || {

@@ -135,6 +135,30 @@ fn the_api_server_is_advertised_in_the_family_of_the_first_service_prefix() {
 }
 
 #[test]
+fn a_kernel_without_ipv6_is_given_no_ipv6_address() {
+    for role in [Role::Server, Role::Agent] {
+        let mut of = arguments(role);
+        of.services.reverse();
+        of.uplink = vec![
+            "203.0.113.9".parse().unwrap(),
+            "2001:db8::9".parse().unwrap(),
+        ];
+        let settings = read(&render(&of.without_ipv6()));
+        assert_eq!(settings["node-ip"], "10.44.7.9");
+        assert_eq!(settings["node-external-ip"], "203.0.113.9");
+        let text = format!("{settings:?}");
+        for family in ["fd12:", "2001:"] {
+            assert!(!text.contains(family), "{text}");
+        }
+        if role == Role::Server {
+            assert_eq!(settings["cluster-cidr"], "10.42.0.0/16");
+            assert_eq!(settings["service-cidr"], "10.43.0.0/16");
+            assert_eq!(settings["advertise-address"], "10.44.7.9");
+        }
+    }
+}
+
+#[test]
 fn without_a_firewall_the_api_listens_on_the_overlay_alone() {
     let settings = read(&render(&Arguments {
         bind_overlay: true,

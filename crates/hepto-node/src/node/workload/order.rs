@@ -94,6 +94,11 @@ pub(super) fn k3s_settings(
         reserved: limits::reserved(&config.limits),
         extra: k3s.args.clone(),
     };
+    let arguments = if hepto_net::has_ipv6() {
+        arguments
+    } else {
+        arguments.without_ipv6()
+    };
     k3s::Settings {
         arguments,
         secret,
