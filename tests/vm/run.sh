@@ -41,7 +41,10 @@ gather() {
     cp -r tests/vm/guest "$share/"
     cp tests/vm/tests/*.sh "$share/tests/"
     [ ! -d dist ] || cp -r dist "$share/"
+    # Where programs and schemas will lie is known to the test programs from their build.
     realpath "$built" >"$share/folder"
+    cp -r docs/reference/schema "$share/"
+    realpath . >"$share/repository"
     for program in hepto-node k3s-stand-in; do
         strip -o "$share/programs/$program" "$built/$program"
     done

@@ -10,10 +10,11 @@ tell() { echo "$*" >/dev/ttyS1; }
 
 setting() { sed -n "s/^# $2: //p" "/share/tests/$1.sh" | head -n 1; }
 
-# The tests' programs have been told at their build where they will lie.
-folder=$(cat /share/folder)
-mkdir -p "$folder"
+# The tests' programs have been told at their build where they and the schemas will lie.
+folder=$(cat /share/folder) repository=$(cat /share/repository)
+mkdir -p "$folder" "$repository/tests" "$repository/docs/reference/schema"
 mount --bind /share/programs "$folder"
+mount --bind /share/schema "$repository/docs/reference/schema"
 
 if [ ! -e "$place" ]; then
     mkdir -p "$place"
