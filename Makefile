@@ -63,7 +63,7 @@ lint: toolchain ## Format and clippy, warnings denied
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy --workspace --test cluster --locked -- -D warnings
 
-ansible: build ## The Ansible collection, with a real ansible-core: the guide's inventory, refusals, ansible-lint
+ansible: build ## The Ansible collection, with a real ansible-core: the guide's inventory, refusals, packages, ansible-lint
 	@tests/ansible/run.sh
 
 vm: toolchain ## Debian 12 and 11 in virtual machines: ipvlan, systemd, kernels 6.1 and 5.10 (root); VM=… TEST=… choose
