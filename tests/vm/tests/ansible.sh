@@ -11,6 +11,8 @@ program=/usr/local/bin/hepto-node
 # A machine on which nothing of ours has ever been, and what an administrator has: the play and the program.
 fresh_host
 rm -rf /etc/hepto /srv /usr/bin/hepto-node $program /etc/systemd/system/hepto-node@* $play
+# The play puts it elsewhere, where this shell is to look anew.
+export PATH=/usr/local/bin:$PATH
 systemctl daemon-reload
 mkdir -p $play /srv
 cp -r /share/dist/. $play/
