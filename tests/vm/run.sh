@@ -30,7 +30,8 @@ install_tools() {
 # programs than the tests in a VM run: each takes half a minute to link.
 build_programs() {
     say "building the programs"
-    cargo build --workspace --bins --lib --test e2e --test k3s --test network --test sandbox --test tunnel --locked \
+    cargo build --workspace --bins --locked --target $target
+    cargo test --no-run --workspace --lib --test e2e --test k3s --test network --test sandbox --test tunnel --locked \
         --target $target --message-format=json-render-diagnostics >"$place/built.json"
 }
 
