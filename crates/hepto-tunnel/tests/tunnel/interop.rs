@@ -182,9 +182,9 @@ fn keepalives_of_both_are_heard() {
     };
     let before = heard(&mut other);
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(4) {
+    while start.elapsed() < Duration::from_secs(10) {
         let silence = node.report(2).last_received;
-        assert!(silence < Some(Duration::from_secs(3)), "{silence:?}");
+        assert!(silence < Some(Duration::from_secs(8)), "{silence:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(heard(&mut other) >= before + 2 * 32, "ours, 32 bytes each");
