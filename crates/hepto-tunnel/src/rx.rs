@@ -5,7 +5,7 @@
 
 use std::io;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::address::Endpoint;
 use crate::batch::{DATAGRAM, Inbox, Outbox, SLOTS, Slice};
@@ -20,6 +20,13 @@ use crate::tunnel::{Datagram, Shared, Sink};
 
 /// Messages a receive while the kernel joins datagrams.
 const JOINED: usize = 4;
+
+/// Datagrams of one receive from which on more are about to come.
+const BULK: usize = 4;
+
+/// Rest after such a receive where the kernel joins nothing. Each datagram that met this thread asleep would wake it, on the
+/// sender's time.
+const NAP: Duration = Duration::from_micros(300);
 
 /// Room for answers and for packets that waited for a session.
 const ANSWERS: usize = 2 * DATAGRAM;
@@ -93,6 +100,7 @@ impl Receiver {
     /// Runs until the tunnel stops.
     pub(crate) fn run(&mut self, shared: &Shared) {
         let mut depth = SLOTS;
+        let mut bulk = false;
         // Under constant load the socket never runs dry, so the flag is looked at each time.
         while !shared.stop.is_raised() {
             shared.pulses.rx.beat();
@@ -103,11 +111,16 @@ impl Receiver {
                     self.lull.carried(self.inbox.length());
                     self.policy.carried(self.inbox.length());
                     depth = self.depth();
+                    bulk = self.slices.len() >= BULK;
                     let table = shared.table.load();
                     self.dispatch(&table, shared);
                     self.answer(&table, shared);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if std::mem::take(&mut bulk) && !shared.ladder.read().udp_gro {
+                        std::thread::sleep(NAP);
+                        continue;
+                    }
                     if self.lull.begins(shared.pulses.timer.read()) {
                         self.inbox.give_back();
                         self.delivery.give_back();
