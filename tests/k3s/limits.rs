@@ -16,7 +16,7 @@ fn limits_hold_for_the_whole_node_and_a_reload_changes_them_without_ending_a_pod
     isolated(|| {
         let (lab, node) = server();
         let recipe = with_k3s(lab.recipe(1, "mars"))
-            .with("limits", "memory = \"2G\"")
+            .with("limits", "memory = \"1G\"")
             .with("limits", "cpu = 1.5")
             .with("limits", "pids = 1000")
             .with("limits", "bandwidth = { up = \"20M\", down = \"50M\" }");
@@ -27,7 +27,7 @@ fn limits_hold_for_the_whole_node_and_a_reload_changes_them_without_ending_a_pod
         control(&node, "leave-children\n");
         let pod = pid_in(&node, "pod");
         let said = limits(&node);
-        assert_eq!(said["memory_bytes"]["limit"], 2_u64 << 30, "{said}");
+        assert_eq!(said["memory_bytes"]["limit"], 1_u64 << 30, "{said}");
         assert_eq!(said["cpu_thousandths"]["limit"], 1500, "{said}");
         assert_eq!(said["pids"]["limit"], 1000, "{said}");
         assert_eq!(said["up"]["limit_bits_s"], 20_000_000, "{said}");
@@ -49,7 +49,7 @@ fn limits_hold_for_the_whole_node_and_a_reload_changes_them_without_ending_a_pod
 
         let text = fs::read_to_string(&node.config).expect("the config file");
         let text = text
-            .replace("\"2G\"", "\"3G\"")
+            .replace("\"1G\"", "\"2G\"")
             .replace("\"20M\"", "\"10M\"");
         fs::write(&node.config, text.replace("pids = 1000\n", "")).expect("the config file");
         let output = node.ask(&["reload", "--wait"]);
@@ -57,7 +57,7 @@ fn limits_hold_for_the_whole_node_and_a_reload_changes_them_without_ending_a_pod
         assert!(output.status.success(), "{words}");
         let changed = || {
             let said = limits(&node);
-            let new = said["memory_bytes"]["limit"] == 3_u64 << 30
+            let new = said["memory_bytes"]["limit"] == 2_u64 << 30
                 && said["pids"]["limit"].is_null()
                 && said["up"]["limit_bits_s"] == 10_000_000;
             new.then_some(()).ok_or_else(|| said.to_string())
