@@ -153,7 +153,7 @@ impl Error {
             }
             Error::Namespace { .. } => "run as root, with CAP_SYS_ADMIN".into(),
             Error::Version { .. } => {
-                "stop the node with the program that started it, then run it again".into()
+                "end the node and its pods and begin anew: hepto-node stop, then run".into()
             }
             Error::Init { .. } | Error::Survivors { .. } => {
                 "`hepto-node stop` removes what is left of the node".into()
