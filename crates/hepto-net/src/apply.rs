@@ -7,8 +7,8 @@ use crate::error::Error;
 use crate::firewall::{Ruleset, Tools};
 use crate::namespace::Entry;
 use crate::netlink::{Netlink, NewLink, no_driver};
-use crate::plan::{Action, Step, Subject};
-use crate::settings::{Gateway, UPLINK, UplinkKind};
+use crate::plan::{self, Action, PairRoute, Step, Subject};
+use crate::settings::{Gateway, HOST_LINK, UPLINK, UplinkKind};
 use crate::state::{Origin, Route};
 use crate::sysctl::{self, Reported};
 use crate::tune::Tuner;
@@ -21,6 +21,7 @@ pub(crate) struct Hands<'a> {
     pub tools: &'a Tools,
     pub ruleset: Option<&'a Ruleset>,
     pub overlay: &'a str,
+    pub host_end: &'a str,
     pub mesh_port: u16,
     pub reported: &'a mut Reported,
     pub tuner: &'a mut Tuner,
@@ -39,6 +40,10 @@ pub(crate) async fn apply(hands: &mut Hands<'_>, steps: &[Step]) -> Vec<Error> {
             Err(error) => {
                 errors.push(error);
                 failed.push(step.subject);
+                // Then the host's end is not there, or another's.
+                if step.subject == Subject::HostLink {
+                    failed.push(Subject::HostEnd);
+                }
             }
         }
     }
@@ -48,10 +53,11 @@ pub(crate) async fn apply(hands: &mut Hands<'_>, steps: &[Step]) -> Vec<Error> {
 impl Hands<'_> {
     async fn step(&mut self, step: &Step) -> Result<(), Error> {
         match &step.action {
-            Action::SetSysctl { path, value } => self.set_sysctl(path, value).await,
+            Action::SetSysctl { path, value } => self.set_sysctl(step.subject, path, value).await,
             Action::LoadFirewall => self.load_firewall().await,
             Action::UnloadFirewall => self.unload_firewall().await,
             Action::MakeLink { kind, parent, mac } => self.make_link(*kind, parent, *mac).await,
+            Action::MakePair { name } => self.make_pair(name).await,
             Action::Tune { parent } => {
                 self.tuner.tune(parent);
                 Ok(())
@@ -66,18 +72,22 @@ impl Hands<'_> {
     }
 
     async fn change(&self, link: u32, subject: Subject, action: &Action) -> Result<(), Error> {
+        let netlink = match subject {
+            Subject::HostEnd => self.host,
+            _ => self.node,
+        };
         match action {
-            Action::SetUp => self.node.set_up(link, true).await,
-            Action::DeleteLink => self.node.delete_link(link).await,
-            Action::SetL2 => self.node.set_ipvlan_l2(link).await,
-            Action::SetMtu(mtu) => self.node.set_mtu(link, *mtu).await,
-            Action::SetQueue(length) => self.node.set_txqueuelen(link, *length).await,
-            Action::SetToken(token) => self.node.set_token(link, *token).await,
-            // Overlay addresses are the node's by computation, and there is no one to ask on a TUN.
+            Action::SetUp => netlink.set_up(link, true).await,
+            Action::DeleteLink => netlink.delete_link(link).await,
+            Action::SetL2 => netlink.set_ipvlan_l2(link).await,
+            Action::SetMtu(mtu) => netlink.set_mtu(link, *mtu).await,
+            Action::SetQueue(length) => netlink.set_txqueuelen(link, *length).await,
+            Action::SetToken(token) => netlink.set_token(link, *token).await,
+            // Overlay addresses are the node's by computation, and there is no one to ask on a TUN; a pair's other end has
+            // its own.
             Action::AddAddress(net) => {
-                let added = self
-                    .node
-                    .add_address(link, *net, subject != Subject::Overlay)
+                let added = netlink
+                    .add_address(link, *net, subject == Subject::Uplink)
                     .await;
                 added.map_err(|error| match error.errno() {
                     // An ipvlan's answer; a macvlan leaves it to duplicate address detection.
@@ -87,9 +97,12 @@ impl Hands<'_> {
                     _ => error,
                 })
             }
-            Action::RemoveAddress(net) => self.node.remove_address(link, *net).await,
+            Action::SetAlias(alias) => netlink.set_alias(link, alias).await,
+            Action::AddRoute(route) => netlink.add_route(&pair_route(link, *route)).await,
+            Action::RemoveRoute(route) => netlink.remove_route(&pair_route(link, *route)).await,
+            Action::RemoveAddress(net) => netlink.remove_address(link, *net).await,
             Action::AddDefault { gateway, metric } => {
-                self.node
+                netlink
                     .add_route(&default_route(link, *gateway, *metric))
                     .await
                     .map_err(|error| match error {
@@ -113,14 +126,16 @@ impl Hands<'_> {
                     onlink: false,
                     metric,
                     link,
+                    source: None,
                     origin: Origin::Static,
                 };
-                self.node.remove_route(&route).await
+                netlink.remove_route(&route).await
             }
             Action::SetSysctl { .. }
             | Action::LoadFirewall
             | Action::UnloadFirewall
             | Action::MakeLink { .. }
+            | Action::MakePair { .. }
             | Action::Tune { .. }
             | Action::Shape { .. }
             | Action::Unshape { .. } => {
@@ -187,8 +202,14 @@ impl Hands<'_> {
             Subject::Namespace => "lo",
             Subject::Overlay => self.overlay,
             Subject::Uplink | Subject::Limits => UPLINK,
+            Subject::HostLink => HOST_LINK,
+            Subject::HostEnd => return self.host_end().await,
             Subject::Parent => unreachable!("it is the host's, and has its own steps"),
         };
+        self.of_node(name).await
+    }
+
+    async fn of_node(&self, name: &str) -> Result<u32, Error> {
         match self.node.link(name).await? {
             Some(link) => Ok(link.index),
             None => Err(Error::netlink(
@@ -198,12 +219,46 @@ impl Hands<'_> {
         }
     }
 
-    async fn set_sysctl(&mut self, path: &str, value: &str) -> Result<(), Error> {
+    /// One request makes both ends, each where it belongs.
+    async fn make_pair(&self, name: &str) -> Result<(), Error> {
+        let pair = NewLink::Veth {
+            name,
+            peer: HOST_LINK,
+            namespace: std::os::fd::AsFd::as_fd(self.entry),
+        };
+        self.host
+            .add_link(pair)
+            .await
+            .map_err(|error| match error.errno().map(Errno::from_raw) {
+                _ if no_driver(&error) => Error::NoVeth,
+                Some(Errno::EEXIST) => Error::HostLinkTaken { name: name.into() },
+                _ => error,
+            })
+    }
+
+    /// The host's link whose other end is the node's: never one that only has its name.
+    async fn host_end(&self) -> Result<u32, Error> {
+        let node = self.of_node(HOST_LINK).await?;
+        let links = self.host.links().await?;
+        let end = links
+            .iter()
+            .find(|link| link.name == self.host_end && link.lower == Some(node));
+        match end {
+            Some(link) => Ok(link.index),
+            None => Err(Error::netlink(
+                format!("looking for the host's link {}", self.host_end),
+                Errno::ENODEV,
+            )),
+        }
+    }
+
+    async fn set_sysctl(&mut self, subject: Subject, path: &str, value: &str) -> Result<(), Error> {
         let (file, wanted) = (path.to_owned(), value.to_owned());
-        let written = self
-            .entry
-            .spawn(move || sysctl::write(&file, &wanted))
-            .await;
+        let write = move || sysctl::write(&file, &wanted);
+        let written = match subject {
+            Subject::HostEnd => Ok(write()),
+            _ => self.entry.spawn(write).await,
+        };
         if let Err(error) =
             written.map_err(|error| Error::namespace(format!("setting {path}"), error))?
         {
@@ -275,6 +330,18 @@ impl Hands<'_> {
     }
 }
 
+fn pair_route(link: u32, route: PairRoute) -> Route {
+    Route {
+        destination: route.to.into(),
+        gateway: Some(route.via),
+        onlink: false,
+        metric: plan::METRIC,
+        link,
+        source: route.source,
+        origin: Origin::Static,
+    }
+}
+
 fn unreachable(error: &std::io::Error) -> bool {
     let errors = [Errno::EHOSTUNREACH, Errno::ENETUNREACH, Errno::EINVAL];
     errors
@@ -294,6 +361,7 @@ fn default_route(link: u32, gateway: Gateway, metric: u32) -> Route {
         onlink: gateway.onlink,
         metric,
         link,
+        source: None,
         origin: Origin::Static,
     }
 }

@@ -100,6 +100,15 @@ pub enum Error {
         /// The kind asked for.
         kind: UplinkKind,
     },
+    /// The kernel has no driver for the pair between host and node.
+    #[error("this kernel has no veth links, of which the link between host and node is made")]
+    NoVeth,
+    /// The name of the host's end is taken.
+    #[error("the host has a link {name} that is not this node's")]
+    HostLinkTaken {
+        /// The name.
+        name: String,
+    },
     /// A gateway that no address of the node reaches.
     #[error("the gateway {via} is not on the uplink's link: {source}")]
     Gateway {
@@ -149,6 +158,8 @@ impl Error {
             Error::NoDriver {
                 kind: UplinkKind::Macvlan,
             } => "E-NET-MACVLAN",
+            Error::NoVeth => "E-NET-VETH",
+            Error::HostLinkTaken { .. } => "E-NET-HOST-LINK",
             Error::Gateway { .. } => "E-NET-GATEWAY",
             Error::Bandwidth { .. } => "E-NET-BANDWIDTH",
             Error::NoFirewallTool => "E-NET-FIREWALL-TOOL",
@@ -193,6 +204,13 @@ impl Error {
             Error::NoDriver { kind: UplinkKind::Macvlan } => {
                 "load the kernel's module: modprobe macvlan; or set `network.mode = \"ipvlan\"`".into()
             }
+            Error::NoVeth => {
+                "load the kernel's module: modprobe veth; or set `network.host_link = false`".into()
+            }
+            Error::HostLinkTaken { name } => format!(
+                "see whose it is: ip -d link show {name}; rename it or, if nothing uses it, remove it: ip link delete \
+                 {name}; or set `network.host_link = false`"
+            ),
             Error::Gateway { via, .. } => format!(
                 "give the node an address in the gateway's prefix, or write {{ via = \"{via}\", onlink = true }}"
             ),

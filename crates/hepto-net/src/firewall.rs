@@ -1,4 +1,5 @@
-//! What the uplink lets in. Linux answers for every address on every link, and forwards what it is handed: without
+//! What strangers may reach of the node: by the uplink, and by the pair between host and node, where the host is a
+//! neighbour like any other. Linux answers for every address on every link, and forwards what it is handed: without
 //! these rules a neighbour on the uplink's network reaches pods, Services and the mesh of the whole cluster.
 //!
 //! The rules are stated once, in [`rules`], and written down in two dialects: nftables' JSON, and iptables' restore
@@ -17,7 +18,7 @@ use blake2::{Blake2s256, Digest};
 use ipnet::IpNet;
 
 use crate::error::Error;
-use crate::settings::{Firewall, OpenPort, Overlay, Proto, UPLINK};
+use crate::settings::{Firewall, HOST_LINK, OpenPort, Overlay, Proto, UPLINK};
 
 /// The name of the table, of the family `inet`.
 pub(crate) const TABLE: &str = "hepto";
@@ -66,6 +67,9 @@ impl Rule {
     }
 }
 
+/// The links by which strangers come.
+const OUTSIDE: [&str; 2] = [UPLINK, HOST_LINK];
+
 /// Said of two rules each.
 const GOSSIP: &str = "gossip is for nodes alone";
 const SNAPSHOTS: &str = "snapshots are for nodes alone";
@@ -98,8 +102,10 @@ const CHAINS: [Chain; 5] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Match {
     From(String),
-    NotFrom(String),
-    Out(String),
+    /// From a link to the outside.
+    FromOutside,
+    /// To a link to the outside.
+    ToOutside,
     /// Of one family.
     Source(Vec<IpNet>),
     /// Of one family.
@@ -169,12 +175,12 @@ impl Ruleset {
 }
 
 fn prerouting(rules: &mut Vec<Rule>, mesh_port: u16, own: &[IpNet]) {
-    use Match::{Destination, DestinationPort, From, Out, Source, SourcePort};
+    use Match::{Destination, DestinationPort, FromOutside, Source, SourcePort, ToOutside};
     let mut rule =
         |chain, matches, verdict, why| rules.push(Rule::new(chain, matches, verdict, why));
     for nets in by_family(own) {
-        let from = vec![From(UPLINK.into()), Source(nets.clone())];
-        let to = vec![From(UPLINK.into()), Destination(nets)];
+        let from = vec![FromOutside, Source(nets.clone())];
+        let to = vec![FromOutside, Destination(nets)];
         rule(
             Chain::Prerouting,
             from,
@@ -189,8 +195,8 @@ fn prerouting(rules: &mut Vec<Rule>, mesh_port: u16, own: &[IpNet]) {
         );
     }
     // A flood from invented sources would fill connection tracking, on which Services depend.
-    let incoming = vec![From(UPLINK.into()), DestinationPort(Proto::Udp, mesh_port)];
-    let outgoing = vec![Out(UPLINK.into()), SourcePort(Proto::Udp, mesh_port)];
+    let incoming = vec![FromOutside, DestinationPort(Proto::Udp, mesh_port)];
+    let outgoing = vec![ToOutside, SourcePort(Proto::Udp, mesh_port)];
     rule(
         Chain::Prerouting,
         incoming,
@@ -206,21 +212,20 @@ fn prerouting(rules: &mut Vec<Rule>, mesh_port: u16, own: &[IpNet]) {
 }
 
 fn input(rules: &mut Vec<Rule>, mesh_port: u16, nodes_only: &[NodesOnly], overlay: &str) {
-    use Match::{AnyDestinationPort, DestinationPort, From, NotFrom};
+    use Match::{AnyDestinationPort, DestinationPort, From, FromOutside};
     let mut rule =
         |matches, verdict, why| rules.push(Rule::new(Chain::Input, matches, verdict, why));
     // The mesh's own packets are the most: they are judged first.
-    let mesh = vec![From(UPLINK.into()), DestinationPort(Proto::Udp, mesh_port)];
+    let mesh = vec![FromOutside, DestinationPort(Proto::Udp, mesh_port)];
     rule(mesh, Verdict::Accept, "the mesh");
     rule(vec![From("lo".into())], Verdict::Accept, "the node itself");
     rule(vec![From(overlay.into())], Verdict::Accept, "other nodes");
     for (port, why) in nodes_only {
         rule(vec![AnyDestinationPort(*port)], Verdict::Drop, why);
     }
-    rule(vec![NotFrom(UPLINK.into())], Verdict::Accept, "pods");
 }
 
-/// The rest of the input: what is left comes from the uplink.
+/// The rest of the input. What comes from elsewhere, as from pods, is accepted at the chain's end.
 fn strangers(rules: &mut Vec<Rule>, open: &[OpenPort]) {
     use Match::{DestinationPort, HopLimit, Icmp, Icmpv6, Known, Source, SourcePort, Translated};
     let mut accept =
@@ -250,11 +255,17 @@ fn strangers(rules: &mut Vec<Rule>, open: &[OpenPort]) {
     for OpenPort { proto, port } in open {
         accept(vec![DestinationPort(proto, port)], "network.open");
     }
-    rules.push(Rule::new(Chain::Input, vec![], Verdict::Drop, "the rest"));
+    let rest = Rule::new(
+        Chain::Input,
+        vec![Match::FromOutside],
+        Verdict::Drop,
+        "the rest",
+    );
+    rules.push(rest);
 }
 
 fn forward(rules: &mut Vec<Rule>, nodes_only: &[NodesOnly], overlay: &Overlay) {
-    use Match::{AnyDestinationPort, Destination, Known, NotFrom, Translated};
+    use Match::{AnyDestinationPort, Destination, FromOutside, Known, Translated};
     use Verdict::{Accept, Drop};
     let mut rule =
         |matches, verdict, why| rules.push(Rule::new(Chain::Forward, matches, verdict, why));
@@ -266,20 +277,19 @@ fn forward(rules: &mut Vec<Rule>, nodes_only: &[NodesOnly], overlay: &Overlay) {
             rule(matches, Drop, why);
         }
     }
-    rule(
-        vec![NotFrom(UPLINK.into())],
-        Accept,
-        "only the uplink is judged here",
-    );
     rule(vec![Known], Accept, "answers");
     rule(vec![Translated], Accept, "NodePort, hostPort, LoadBalancer");
     // Not only new connections: what is not tracked is not new.
-    rule(vec![], Drop, "the node is no router for its neighbours");
+    rule(
+        vec![FromOutside],
+        Drop,
+        "the node is no router for its neighbours",
+    );
 }
 
 fn postrouting(rules: &mut Vec<Rule>, own: &[IpNet]) {
     for nets in by_family(own) {
-        let matches = vec![Match::Out(UPLINK.into()), Match::Destination(nets)];
+        let matches = vec![Match::ToOutside, Match::Destination(nets)];
         let why = "nothing for the cluster leaves in clear text when a route is missing";
         rules.push(Rule::new(Chain::Postrouting, matches, Verdict::Drop, why));
     }

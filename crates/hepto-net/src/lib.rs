@@ -39,9 +39,10 @@ pub use namespace::Entry;
 pub use network::{Converged, Network, UplinkState};
 pub use plan::Step;
 pub use settings::{
-    Firewall, Gateway, OpenPort, Overlay, Proto, Settings, UNFRAGMENTED, UPLINK, Uplink, UplinkKind,
+    Firewall, Gateway, HOST_LINK, OpenPort, Overlay, Proto, Settings, UNFRAGMENTED, UPLINK, Uplink,
+    UplinkKind,
 };
-pub use state::Tuning;
+pub use state::{HostLink, Tuning};
 pub use sysctl::{IPV6_ON, has_ipv6};
 pub use teardown::teardown;
 pub use watch::{Event, ParentChange, PodRoute};

@@ -219,6 +219,10 @@ fn route_message(route: &Route) -> rtnetlink::packet_route::route::RouteMessage 
                 route.destination.network(),
             )));
     }
+    if let Some(source) = route.source {
+        let source = RouteAttribute::PrefSource(RouteAddress::from(source));
+        message.attributes.push(source);
+    }
     match route.gateway {
         Some(gateway) => message
             .attributes

@@ -1,10 +1,9 @@
 //! A node's network, from its making to its end.
 
 mod limits;
+mod picture;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use tokio::time::Instant;
@@ -13,14 +12,12 @@ use crate::address;
 use crate::apply::{Hands, apply};
 use crate::bridge;
 use crate::error::Error;
-use crate::firewall::{self, Loaded, Ruleset, Tools};
+use crate::firewall::{self, Ruleset, Tools};
 use crate::namespace::{self, Entry};
 use crate::netlink::{self, Netlink};
-use crate::plan::{Step, plan, refuse};
-use crate::settings::{Settings, UPLINK, UplinkKind};
-use crate::state::{
-    Desired, DesiredOverlay, DesiredUplink, Kind, Link, Observed, ObservedLink, Parent, Tuning,
-};
+use crate::plan::{Step, Subject, plan, refuse};
+use crate::settings::Settings;
+use crate::state::{Desired, HostLink, Observed, Tuning};
 use crate::sysctl::{self, Reported};
 use crate::teardown;
 use crate::tune::{self, Tuner};
@@ -43,6 +40,10 @@ pub struct Network {
     tuner: Tuner,
     /// Whether this kernel has IPv6; it may be switched off at boot.
     ipv6: bool,
+    /// The name of the host's end of the pair between host and node, whether there is to be one or not.
+    host_end: String,
+    /// The pair, as it was last seen.
+    host_link: Option<HostLink>,
     /// Addresses that were refused as duplicates are tried again once after a start and when the parent is up again.
     retry_duplicates: bool,
     /// What the last convergence could not do; not to be reported as drift again and again.
@@ -122,6 +123,8 @@ impl Network {
                 error,
             )
         };
+        let host_end = address::host_end(&settings.marker);
+        let linked = settings.host_link.then_some(host_end.as_str());
         // The subscription is older than the first look, so that nothing is missed between.
         let sockets = entry.run(|| Ok((netlink::Socket::open()?, watch::Sockets::open()?)));
         let (socket, subscriptions) = sockets
@@ -137,11 +140,14 @@ impl Network {
                 subscriptions,
                 &settings.uplink.parent,
                 &settings.overlay.link,
+                linked,
             )
             .map_err(failed)?,
             reported: Reported::default(),
             tuner: Tuner::new(settings.uplink.tune),
             ipv6: sysctl::has_ipv6(),
+            host_link: None,
+            host_end,
             retry_duplicates: true,
             left_over: Vec::new(),
             events: std::collections::VecDeque::new(),
@@ -190,6 +196,7 @@ impl Network {
                     tracing::warn!(code = "W-NET-DRIFT", fix = "stop what else changes the node's network", %step, "still to do after {PASSES} tries");
                 }
                 self.left_over = self.drift(&observed);
+                self.host_link = picture::host_link(&observed);
                 first(refusal.into_iter().collect())?;
                 return Ok(Converged {
                     uplink: uplink_state(&observed),
@@ -236,6 +243,7 @@ impl Network {
     async fn look_at_links(&mut self) -> Result<(), Error> {
         let observed = self.observe_links().await?;
         let events = self.watch.links_seen(&observed, Instant::now());
+        self.host_link = picture::host_link(&observed);
         // One that appeared anew has an uplink whose addresses are new, too.
         if events.contains(&Event::Parent(ParentChange::Up)) {
             self.retry_duplicates = true;
@@ -247,32 +255,25 @@ impl Network {
             .any(|event| matches!(event, Event::Parent(_) | Event::UplinkGone));
         self.events.extend(events);
         if !asked && !drift.is_empty() && drift != self.left_over {
+            let pair = |step: &Step| matches!(step.subject, Subject::HostLink | Subject::HostEnd);
+            let event = match drift.iter().all(pair) {
+                true => Event::HostLink,
+                false => Event::Drift,
+            };
             self.left_over = drift;
-            self.events.push_back(Event::Drift);
+            self.events.push_back(event);
         }
         Ok(())
-    }
-
-    /// What a convergence would do about links, addresses and routes.
-    fn drift(&self, observed: &Observed) -> Vec<Step> {
-        let mut desired = self.desired();
-        (desired.sysctls, desired.firewall) = (Vec::new(), None);
-        desired.overlay.sysctls = Vec::new();
-        if let Some(uplink) = &mut desired.uplink {
-            uplink.sysctls = Vec::new();
-            uplink.retry_duplicates = false;
-        }
-        let links = Observed {
-            firewall: None,
-            sysctls: BTreeMap::new(),
-            ..observed.clone()
-        };
-        plan(&desired, &links)
     }
 
     /// How the host's interface stands with what `tune` asks for; None when it does not, or while there is no interface.
     pub fn tuning(&self) -> Option<Tuning> {
         self.tuner.observe(&self.settings.uplink.parent)
+    }
+
+    /// The pair between host and node, as it was last seen; None where there is none.
+    pub fn host_link(&self) -> Option<&HostLink> {
+        self.host_link.as_ref()
     }
 
     /// Deletes the link into the mesh, if it is there. The tunnel has let go of it before.
@@ -295,119 +296,6 @@ impl Network {
         let mut errors = teardown::close(&settings.namespace, node, entry).await;
         errors.extend(tuner.release(&settings.uplink.parent).err());
         errors
-    }
-
-    fn desired(&self) -> Desired {
-        let Settings {
-            uplink,
-            overlay,
-            marker,
-            ..
-        } = &self.settings;
-        let auto = uplink.auto;
-        let possible = |address: IpAddr| self.ipv6 || address.is_ipv4();
-        let nets = |nets: &[IpNet]| {
-            nets.iter()
-                .filter(|net| possible(net.addr()))
-                .copied()
-                .collect()
-        };
-        let gateways = uplink
-            .gateways
-            .iter()
-            .filter(|gateway| possible(gateway.via));
-        let addresses = [&[address::link_local(marker)], &uplink.addresses[..]].concat();
-        Desired {
-            sysctls: sysctl::of_namespace(self.settings.filter_bridges),
-            firewall: self.ruleset.as_ref().map(Ruleset::loaded),
-            uplink: Some(DesiredUplink {
-                parent: uplink.parent.clone(),
-                kind: uplink.kind,
-                mac: uplink.mac.filter(|_| uplink.kind == UplinkKind::Macvlan),
-                mtu: uplink.mtu,
-                sysctls: sysctl::of_uplink(auto),
-                addresses: nets(&addresses),
-                auto: auto.then(|| address::token(marker)),
-                gateways: gateways.copied().collect(),
-                tune: uplink.tune,
-                retry_duplicates: self.retry_duplicates,
-            }),
-            overlay: DesiredOverlay {
-                mtu: overlay.mtu,
-                sysctls: sysctl::of_overlay(&overlay.link),
-                addresses: nets(&overlay.addresses),
-            },
-            rates: self.settings.bandwidth.rates.whole(),
-        }
-    }
-
-    async fn observe(&self, desired: &Desired) -> Result<Observed, Error> {
-        let uplink = desired.uplink.iter().flat_map(|uplink| &uplink.sysctls);
-        let sysctls = desired
-            .sysctls
-            .iter()
-            .chain(&desired.overlay.sysctls)
-            .chain(uplink);
-        let paths = sysctls.map(|(path, _)| path.clone()).collect();
-        let (sysctls, firewall) = self.look_inside(paths).await?;
-        Ok(Observed {
-            sysctls,
-            firewall,
-            ..self.observe_links().await?
-        })
-    }
-
-    async fn look_inside(
-        &self,
-        sysctls: Vec<String>,
-    ) -> Result<(BTreeMap<String, String>, Option<Loaded>), Error> {
-        let (tools, ruleset) = (self.tools.clone(), self.ruleset.clone());
-        let look = self
-            .entry
-            .spawn(move || (sysctl::read(&sysctls), tools.read(ruleset.as_ref())))
-            .await;
-        look.map_err(|error| {
-            Error::namespace(
-                format!("looking into the namespace {}", self.settings.namespace),
-                error,
-            )
-        })
-    }
-
-    async fn observe_links(&self) -> Result<Observed, Error> {
-        let links = self.node.links().await?;
-        let (addresses, routes) = (self.node.addresses().await?, self.node.routes().await?);
-        let observed = |name: &str| {
-            let link = links.iter().find(|link| link.name == name)?;
-            Some(ObservedLink {
-                link: link.clone(),
-                addresses: addresses
-                    .iter()
-                    .filter(|address| address.link == link.index)
-                    .copied()
-                    .collect(),
-                routes: routes
-                    .iter()
-                    .filter(|route| route.link == link.index)
-                    .copied()
-                    .collect(),
-            })
-        };
-        Ok(Observed {
-            limits: self.limits(&links).await?,
-            loopback_up: links
-                .iter()
-                .any(|link| link.index == netlink::LOOPBACK && link.up),
-            sysctls: BTreeMap::new(),
-            firewall: None,
-            parent: parent(
-                &self.host.links().await?,
-                &self.settings.uplink.parent,
-                &self.tuner,
-            ),
-            uplink: observed(UPLINK),
-            overlay: observed(&self.settings.overlay.link),
-        })
     }
 
     /// Why the uplink cannot be as asked for.
@@ -436,6 +324,7 @@ impl Network {
             tools: &self.tools,
             ruleset: self.ruleset.as_ref(),
             overlay: &self.settings.overlay.link,
+            host_end: &self.host_end,
             mesh_port: self.settings.bandwidth.mesh_port,
             reported: &mut self.reported,
             tuner: &mut self.tuner,
@@ -461,28 +350,6 @@ fn uplink_state(observed: &Observed) -> UplinkState {
         },
         None => UplinkState::WaitingForParent,
     }
-}
-
-/// The host's interface with what the checks need to know.
-fn parent(links: &[Link], name: &str, tuner: &Tuner) -> Option<Parent> {
-    let link = links.iter().find(|link| link.name == name)?;
-    let master = links
-        .iter()
-        .find(|other| link.captive && Some(other.index) == link.master);
-    let carries = links
-        .iter()
-        .filter(|other| other.lower == Some(link.index) && !other.lower_elsewhere)
-        .find_map(|other| match other.kind {
-            Kind::Ipvlan { .. } => Some(UplinkKind::Ipvlan),
-            Kind::Macvlan { .. } => Some(UplinkKind::Macvlan),
-            _ => None,
-        });
-    Some(Parent {
-        link: link.clone(),
-        master: master.map(|master| master.name.clone()),
-        carries,
-        tuning: tuner.observe(name),
-    })
 }
 
 /// The first failure; the others are told here, since only one can be returned.

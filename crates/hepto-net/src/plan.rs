@@ -1,6 +1,7 @@
 //! From what is there and what should be, to the steps between: pure, so that it can be read and tested without a
 //! kernel. Carrying out a plan leaves nothing to plan.
 
+mod host_link;
 mod step;
 
 use ipnet::IpNet;
@@ -14,13 +15,13 @@ use crate::state::{
     Route, Tuning,
 };
 
-pub use step::{Action, Step, Subject};
+pub use step::{Action, PairRoute, Step, Subject};
 
 /// Below this the kernel would drop packets of a bulk transfer that waits for the tunnel.
 const OVERLAY_QUEUE: u32 = 1000;
 
-/// The metric of a family's first default route; each further one has the next.
-const METRIC: u32 = 100;
+/// The metric of a family's first default route, each further one having the next; and of the pair's routes.
+pub(crate) const METRIC: u32 = 100;
 
 /// Why the uplink cannot be made as asked for, seen before anything is tried.
 pub fn refuse(desired: &DesiredUplink, observed: &Observed) -> Result<(), Error> {
@@ -77,21 +78,22 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Vec<Step> {
         sysctls(&mut steps, &desired.overlay.sysctls, observed);
         overlay(&mut steps, &desired.overlay, link);
     }
-    if let Some(desired) = &desired.uplink {
+    if let Some(wanted) = &desired.uplink {
         uplink(
             &mut Steps {
                 steps: &mut steps,
                 subject: Subject::Uplink,
             },
-            desired,
+            wanted,
             observed,
         );
+        host_link::host_link(&mut steps, wanted, desired, observed);
         tune(
             &mut Steps {
                 steps: &mut steps,
                 subject: Subject::Parent,
             },
-            desired,
+            wanted,
             observed,
         );
     }
@@ -191,11 +193,7 @@ fn overlay(steps: &mut Steps, desired: &DesiredOverlay, observed: &ObservedLink)
 
 fn uplink(steps: &mut Steps, desired: &DesiredUplink, observed: &Observed) {
     let parent = observed.parent.as_ref();
-    let kept = observed
-        .uplink
-        .as_ref()
-        .filter(|uplink| parent.is_none_or(|parent| fits(desired, uplink, parent)));
-    match (kept, parent) {
+    match (kept(desired, observed), parent) {
         (Some(uplink), _) => {
             sysctls(steps, &desired.sysctls, observed);
             if uplink.link.kind == (Kind::Ipvlan { l2: false }) {
@@ -212,6 +210,15 @@ fn uplink(steps: &mut Steps, desired: &DesiredUplink, observed: &Observed) {
         // Waiting for the parent.
         (None, None) => {}
     }
+}
+
+/// The uplink that is there, unless it has to be made anew.
+fn kept<'a>(desired: &DesiredUplink, observed: &'a Observed) -> Option<&'a ObservedLink> {
+    let parent = observed.parent.as_ref();
+    let uplink = observed.uplink.as_ref()?;
+    parent
+        .is_none_or(|parent| fits(desired, uplink, parent))
+        .then_some(uplink)
 }
 
 /// Last: it makes the tunnel faster, and nothing depends on it.

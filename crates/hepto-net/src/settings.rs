@@ -10,6 +10,9 @@ use crate::bandwidth::Bandwidth;
 /// The name of the link to the outside, in every node's namespace.
 pub const UPLINK: &str = "uplink";
 
+/// The name of the node's end of the pair between host and node, in the node's namespace.
+pub const HOST_LINK: &str = "host0";
+
 /// The MTU of a path, in bytes, from which the outer packets of a tunnel of 1280 bytes fit unfragmented: 1280 and 80 of
 /// headers.
 pub const UNFRAGMENTED: u16 = 1360;
@@ -25,6 +28,8 @@ pub struct Settings {
     pub uplink: Uplink,
     /// The link into the mesh.
     pub overlay: Overlay,
+    /// Whether there is a pair of links between host and node, by which each reaches the other's addresses.
+    pub host_link: bool,
     /// What the uplink lets in.
     pub firewall: Firewall,
     /// How fast the node may send and receive.

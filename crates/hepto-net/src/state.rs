@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::bandwidth::{Direction, Rates};
 use crate::firewall::Loaded;
+use crate::netlink::is_link_local;
 use crate::settings::{Gateway, UplinkKind};
 
 /// A link as the kernel shows it.
@@ -83,6 +84,14 @@ pub struct Address {
     pub permanent: bool,
 }
 
+impl Address {
+    /// Another machine may reach it, and nobody else has it.
+    pub(crate) fn is_global(&self) -> bool {
+        let address = self.net.addr();
+        !self.duplicate && !is_link_local(address) && !address.is_loopback()
+    }
+}
+
 /// A route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
@@ -96,6 +105,8 @@ pub struct Route {
     pub metric: u32,
     /// The index of its link.
     pub link: u32,
+    /// The address that packets get which have none yet; the kernel's choice when absent.
+    pub source: Option<IpAddr>,
     /// Who made it.
     pub origin: Origin,
 }
@@ -132,6 +143,8 @@ pub struct Desired {
     pub uplink: Option<DesiredUplink>,
     /// The link into the mesh.
     pub overlay: DesiredOverlay,
+    /// The pair between host and node, when there is to be one.
+    pub host_link: Option<DesiredHostLink>,
     /// How fast the node may send and receive, as the kernel keeps it.
     pub rates: Rates,
 }
@@ -172,6 +185,23 @@ pub struct DesiredOverlay {
     pub addresses: Vec<IpNet>,
 }
 
+/// The pair between host and node as it should be. Which addresses each end leads to follows from what the two have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredHostLink {
+    /// The name of the host's end.
+    pub name: String,
+    /// Its alias, the node's marker.
+    pub alias: String,
+    /// Kernel settings of the node's end.
+    pub sysctls: Vec<(String, String)>,
+    /// Kernel settings of the host's end.
+    pub host_sysctls: Vec<(String, String)>,
+    /// Whether it carries IPv6.
+    pub ipv6: bool,
+    /// The IPv4 networks that it may have, in order of preference.
+    pub networks: Vec<Ipv4Net>,
+}
+
 /// What is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
@@ -187,8 +217,48 @@ pub struct Observed {
     pub uplink: Option<ObservedLink>,
     /// The link into the mesh.
     pub overlay: Option<ObservedLink>,
+    /// The pair between host and node.
+    pub host_link: ObservedHostLink,
     /// How fast the node may send and receive.
     pub limits: ObservedLimits,
+}
+
+/// The pair between host and node, with what its addresses and routes depend on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedHostLink {
+    /// The link with the name of the node's end.
+    pub node: Option<ObservedLink>,
+    /// The link with the name of the host's end.
+    pub host: Option<ObservedLink>,
+    /// The addresses of the host's interface that carries the uplink.
+    pub addresses: Vec<Address>,
+    /// The host's routers. A node that was given the address of one by mistake must not get what is meant for it.
+    pub gateways: Vec<IpAddr>,
+    /// What others use, in the host's namespace or the node's, of the networks that the pair may have.
+    pub taken: Vec<IpNet>,
+}
+
+impl ObservedHostLink {
+    /// Both ends, host's and node's, when the two links are ends of one pair: only then is the host's link this node's.
+    /// The kernel makes and deletes both at once.
+    pub fn pair(&self) -> Option<(&ObservedLink, &ObservedLink)> {
+        let (host, node) = (self.host.as_ref()?, self.node.as_ref()?);
+        let leads = |one: &Link, other: &Link| {
+            one.kind == Kind::Veth && one.lower_elsewhere && one.lower == Some(other.index)
+        };
+        (leads(&host.link, &node.link) && leads(&node.link, &host.link)).then_some((host, node))
+    }
+}
+
+/// What a pair between host and node leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostLink {
+    /// The name of the host's end.
+    pub name: String,
+    /// The host's addresses that the node reaches by it.
+    pub host: Vec<IpAddr>,
+    /// The node's addresses that the host reaches by it.
+    pub node: Vec<IpAddr>,
 }
 
 /// The limits of the uplink as they are.

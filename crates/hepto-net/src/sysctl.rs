@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::settings::UPLINK;
+use crate::settings::{HOST_LINK, UPLINK};
 
 /// A setting: its path below `/proc/sys`, the value, what does not work without it.
 #[derive(Debug, Clone, Copy)]
@@ -107,6 +107,35 @@ pub(crate) fn of_uplink(auto: bool) -> Vec<(String, String)> {
 /// Of the link into the mesh: no member shall advertise itself as a router there.
 pub(crate) fn of_overlay(link: &str) -> Vec<(String, String)> {
     vec![(format!("net/ipv6/conf/{link}/accept_ra"), "0".into())]
+}
+
+/// Of the node's end of the pair between host and node.
+pub(crate) fn of_host_link(ipv6: bool) -> Vec<(String, String)> {
+    let mut settings = of_host_end(HOST_LINK, ipv6);
+    // A host may answer questions from its own network alone (`arp_ignore`): they are asked by the pair's addresses.
+    settings.push((
+        format!("net/ipv4/conf/{HOST_LINK}/arp_announce"),
+        "2".into(),
+    ));
+    settings
+}
+
+/// Of the host's end: neither end makes the other its router, and each has the addresses that it is given.
+pub(crate) fn of_host_end(name: &str, ipv6: bool) -> Vec<(String, String)> {
+    if !ipv6 {
+        return Vec::new();
+    }
+    let per_link = |setting: &str, value: &str| {
+        let path = format!("net/ipv6/conf/{name}/{setting}");
+        (path, value.to_owned())
+    };
+    vec![per_link("accept_ra", "0"), per_link("addr_gen_mode", "1")]
+}
+
+/// Whether a link that is made in the calling thread's namespace gets IPv6.
+pub(crate) fn gives_ipv6() -> bool {
+    let disabled = fs::read_to_string(file("net/ipv6/conf/default/disable_ipv6"));
+    disabled.is_ok_and(|value| value.trim() == "0")
 }
 
 /// What gives a kernel IPv6 that was started without it. kernel: ipv6.rst.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::firewall::TABLE;
 use crate::netlink::{Group, Notice, Subscription, SubscriptionSocket, is_link_local};
-use crate::settings::UPLINK;
+use crate::settings::{HOST_LINK, UPLINK};
 use crate::state::{Link, Observed, ObservedLink};
 
 /// Duplicate address detection takes 1.1 to 1.5 s; an address that is not usable after this is worth a word.
@@ -37,6 +37,8 @@ pub enum Event {
     FirewallGone,
     /// Links, addresses or routes are no longer as they were left; converge.
     Drift,
+    /// The pair between host and node no longer fits, mostly since one of the two has other addresses; converge.
+    HostLink,
 }
 
 /// What happened to the host's interface.
@@ -106,9 +108,13 @@ pub(crate) struct Watch {
     nftables: Option<Subscription>,
     parent_name: String,
     overlay_name: String,
+    /// The name of the host's end of the pair, when there is to be one.
+    host_end_name: Option<String>,
     parent: Option<KnownParent>,
     uplink: Option<u32>,
     overlay: Option<u32>,
+    host_end: Option<u32>,
+    host_link: Option<u32>,
     addresses: Vec<IpAddr>,
     duplicates: Vec<IpAddr>,
     waiting: BTreeMap<IpAddr, Waiting>,
@@ -134,17 +140,30 @@ impl Sockets {
 }
 
 impl Watch {
-    /// Called on the main thread: the host's subscription is opened here.
-    pub fn new(sockets: Sockets, parent: &str, overlay: &str) -> io::Result<Watch> {
+    /// Called on the main thread: the host's subscription is opened here. `host_end` is the name of the host's end of the
+    /// pair between host and node, when there is to be one; otherwise the host's addresses and routes are of no interest.
+    pub fn new(
+        sockets: Sockets,
+        parent: &str,
+        overlay: &str,
+        host_end: Option<&str>,
+    ) -> io::Result<Watch> {
+        let group = match host_end {
+            Some(_) => Group::Everything,
+            None => Group::Links,
+        };
         Ok(Watch {
-            host: Subscription::attach(SubscriptionSocket::open(Group::Links)?)?,
+            host: Subscription::attach(SubscriptionSocket::open(group)?)?,
             node: Subscription::attach(sockets.node)?,
             nftables: sockets.nftables.map(Subscription::attach).transpose()?,
             parent_name: parent.into(),
             overlay_name: overlay.into(),
+            host_end_name: host_end.map(str::to_owned),
             parent: None,
             uplink: None,
             overlay: None,
+            host_end: None,
+            host_link: None,
             addresses: Vec::new(),
             duplicates: Vec::new(),
             waiting: BTreeMap::new(),
@@ -180,23 +199,29 @@ impl Watch {
     }
 
     fn host_notices(&mut self, notices: &[Notice]) {
-        let known = self.parent.map(|parent| parent.index);
+        let parent = self.parent.map(|parent| parent.index);
+        let known = |index: u32| parent == Some(index) || self.host_end == Some(index);
         self.links_stale |= notices.iter().any(|notice| match notice {
             Notice::Link { index, name } => {
-                Some(*index) == known || name.as_ref() == Some(&self.parent_name)
+                known(*index)
+                    || name.as_ref().is_some_and(|name| {
+                        *name == self.parent_name || Some(name) == self.host_end_name.as_ref()
+                    })
             }
+            Notice::Address { link } => known(*link),
+            Notice::Route { link } => self.host_end == Some(*link),
             other => *other == Notice::Overrun,
         });
     }
 
     fn node_notices(&mut self, notices: &[Notice]) {
-        let ours = |index: u32| self.uplink == Some(index) || self.overlay == Some(index);
+        let ours = |index: u32| [self.uplink, self.overlay, self.host_link].contains(&Some(index));
         self.links_stale |= notices.iter().any(|notice| match notice {
             Notice::Link { index, name } => {
                 ours(*index)
-                    || name
-                        .as_ref()
-                        .is_some_and(|name| name == UPLINK || *name == self.overlay_name)
+                    || name.as_ref().is_some_and(|name| {
+                        [UPLINK, HOST_LINK, &self.overlay_name].contains(&name.as_str())
+                    })
             }
             Notice::Address { link } | Notice::Route { link } => ours(*link),
             other => *other == Notice::Overrun,
@@ -229,6 +254,9 @@ impl Watch {
         }
         self.uplink = uplink;
         self.overlay = seen.overlay.as_ref().map(|overlay| overlay.link.index);
+        let index = |end: &Option<ObservedLink>| end.as_ref().map(|end| end.link.index);
+        self.host_end = index(&seen.host_link.host);
+        self.host_link = index(&seen.host_link.node);
         self.addresses_seen(seen.uplink.as_ref(), now, &mut events);
         let mut routes: Vec<PodRoute> = seen.overlay.as_ref().map(pod_routes).unwrap_or_default();
         routes.sort_unstable();

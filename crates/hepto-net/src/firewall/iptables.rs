@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::{CHAINS, Chain, Loaded, Match, Rule, Ruleset, Verdict, program, run};
+use super::{CHAINS, Chain, Loaded, Match, OUTSIDE, Rule, Ruleset, Verdict, program, run};
 use crate::error::Error;
 
 /// iptables' programs of both families.
@@ -238,8 +238,8 @@ fn options(matching: &Match, v6: bool) -> Vec<String> {
     };
     match matching {
         Match::From(link) => vec![format!("-i {link}")],
-        Match::NotFrom(link) => vec![format!("! -i {link}")],
-        Match::Out(link) => vec![format!("-o {link}")],
+        Match::FromOutside => OUTSIDE.map(|link| format!("-i {link}")).into(),
+        Match::ToOutside => OUTSIDE.map(|link| format!("-o {link}")).into(),
         Match::Source(nets) => each("-s", nets),
         Match::Destination(nets) => each("-d", nets),
         Match::SourcePort(proto, port) => vec![format!("-p {proto} --sport {port}")],

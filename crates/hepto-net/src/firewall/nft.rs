@@ -13,7 +13,7 @@ use nftables::stmt::{Match as NfMatch, Operator, Statement};
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
 use serde_json::Value;
 
-use super::{CHAINS, Chain, Loaded, Match, Rule, Ruleset, TABLE, Verdict, run};
+use super::{CHAINS, Chain, Loaded, Match, OUTSIDE, Rule, Ruleset, TABLE, Verdict, run};
 use crate::error::Error;
 use crate::settings::Proto;
 
@@ -174,11 +174,11 @@ fn verdict(verdict: Verdict) -> Statement<'static> {
 }
 
 fn matching(matching: &Match) -> Vec<Statement<'static>> {
-    use Operator::{EQ, IN, NEQ};
+    use Operator::{EQ, IN};
     match matching {
         Match::From(link) => vec![compare(meta(MetaKey::Iifname), EQ, text(link.clone()))],
-        Match::NotFrom(link) => vec![compare(meta(MetaKey::Iifname), NEQ, text(link.clone()))],
-        Match::Out(link) => vec![compare(meta(MetaKey::Oifname), EQ, text(link.clone()))],
+        Match::FromOutside => vec![compare(meta(MetaKey::Iifname), EQ, set(OUTSIDE.map(text)))],
+        Match::ToOutside => vec![compare(meta(MetaKey::Oifname), EQ, set(OUTSIDE.map(text)))],
         Match::Source(nets) => vec![compare(
             payload(protocol(nets), "saddr"),
             EQ,

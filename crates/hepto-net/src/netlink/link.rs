@@ -6,10 +6,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use futures_util::TryStreamExt;
 use nix::errno::Errno;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, IpVlanMode, LinkAttribute, LinkInfo,
-    LinkMessage, MacVlanMode,
+    AfSpecInet6, AfSpecUnspec, InfoData, InfoIpVlan, InfoKind, InfoVeth, IpVlanMode, LinkAttribute,
+    LinkInfo, LinkMessage, MacVlanMode,
 };
-use rtnetlink::{LinkIpVlan, LinkMacVlan, LinkUnspec};
+use rtnetlink::{LinkIpVlan, LinkMacVlan, LinkMessageBuilder, LinkUnspec};
 
 use super::{Netlink, failed, message, unless_gone};
 use crate::error::Error;
@@ -38,6 +38,15 @@ pub enum NewLink<'a> {
         /// The namespace that gets it.
         namespace: BorrowedFd<'a>,
     },
+    /// A veth pair, one end here and one made straight in another namespace.
+    Veth {
+        /// The name of the end here.
+        name: &'a str,
+        /// The name of the other.
+        peer: &'a str,
+        /// The namespace that gets the other.
+        namespace: BorrowedFd<'a>,
+    },
 }
 
 impl NewLink<'_> {
@@ -63,12 +72,28 @@ impl NewLink<'_> {
                     None => builder.build(),
                 }
             }
+            NewLink::Veth {
+                name,
+                peer,
+                namespace,
+            } => {
+                let far = LinkMessageBuilder::<LinkUnspec>::new()
+                    .name((*peer).to_owned())
+                    .setns_by_fd(namespace.as_raw_fd())
+                    .build();
+                LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
+                    .name((*name).to_owned())
+                    .set_info_data(InfoData::Veth(InfoVeth::Peer(far)))
+                    .build()
+            }
         }
     }
 
     fn name(&self) -> &str {
         match self {
-            NewLink::Ipvlan { name, .. } | NewLink::Macvlan { name, .. } => name,
+            NewLink::Ipvlan { name, .. }
+            | NewLink::Macvlan { name, .. }
+            | NewLink::Veth { name, .. } => name,
         }
     }
 }

@@ -173,12 +173,14 @@ pub(super) fn routes(message: &RouteMessage) -> Vec<Route> {
         _ => return Vec::new(),
     };
     let (mut destination, mut gateway, mut metric, mut link, mut hops) = (any, None, 0, None, None);
+    let mut source = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(found) => destination = ip(found).unwrap_or(any),
             RouteAttribute::Gateway(found) => gateway = ip(found),
             RouteAttribute::Priority(found) => metric = *found,
             RouteAttribute::Oif(found) => link = Some(*found),
+            RouteAttribute::PrefSource(found) => source = ip(found),
             RouteAttribute::MultiPath(found) => hops = Some(found),
             _ => {}
         }
@@ -197,6 +199,7 @@ pub(super) fn routes(message: &RouteMessage) -> Vec<Route> {
         onlink,
         metric,
         link,
+        source,
         origin,
     };
     let Some(hops) = hops else {

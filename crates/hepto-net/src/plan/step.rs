@@ -21,6 +21,10 @@ pub enum Subject {
     Parent,
     /// How fast the node may send and receive.
     Limits,
+    /// The node's end of the pair between host and node, and the pair itself.
+    HostLink,
+    /// The host's end of it.
+    HostEnd,
 }
 
 impl fmt::Display for Subject {
@@ -31,6 +35,8 @@ impl fmt::Display for Subject {
             Subject::Uplink => "uplink",
             Subject::Parent => "parent",
             Subject::Limits => "limits",
+            Subject::HostLink => "host link",
+            Subject::HostEnd => "host's end",
         })
     }
 }
@@ -47,6 +53,27 @@ pub struct Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.subject, self.action)
+    }
+}
+
+/// A route to one address through the pair between host and node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairRoute {
+    /// Where it leads.
+    pub to: IpAddr,
+    /// The other end, by its link-local address.
+    pub via: IpAddr,
+    /// The address that packets get which have none yet; the kernel's choice when absent.
+    pub source: Option<IpAddr>,
+}
+
+impl fmt::Display for PairRoute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} via {}", self.to, self.via)?;
+        match self.source {
+            Some(source) => write!(f, " from {source}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -110,6 +137,17 @@ pub enum Action {
         /// The route's metric.
         metric: u32,
     },
+    /// Makes the pair between host and node.
+    MakePair {
+        /// The name of the host's end.
+        name: String,
+    },
+    /// Sets a link's alias.
+    SetAlias(String),
+    /// Leads an address through the pair.
+    AddRoute(PairRoute),
+    /// No longer does.
+    RemoveRoute(PairRoute),
     /// Limits the uplink in one direction, in place of what is there.
     Shape {
         /// Which.
@@ -166,6 +204,10 @@ impl fmt::Display for Action {
                     via(gateway)
                 )
             }
+            Action::MakePair { name } => write!(f, "make a veth pair, the host's end {name}"),
+            Action::SetAlias(alias) => write!(f, "mark as {alias}"),
+            Action::AddRoute(route) => write!(f, "add the route to {route}"),
+            Action::RemoveRoute(route) => write!(f, "remove the route to {route}"),
             Action::Shape { direction, rate } => {
                 write!(f, "{} at most {rate} bits a second", verb(*direction))
             }

@@ -10,7 +10,7 @@ use crate::firewall::Loaded;
 use crate::state::Link;
 use crate::state::ObservedLimits;
 
-fn link(name: &str, kind: Kind) -> Link {
+pub(super) fn link(name: &str, kind: Kind) -> Link {
     Link {
         index: 7,
         name: name.into(),
@@ -29,7 +29,7 @@ fn link(name: &str, kind: Kind) -> Link {
     }
 }
 
-fn parent() -> Parent {
+pub(super) fn parent() -> Parent {
     Parent {
         link: Link {
             index: 2,
@@ -42,7 +42,7 @@ fn parent() -> Parent {
     }
 }
 
-fn net(text: &str) -> IpNet {
+pub(super) fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
@@ -53,7 +53,7 @@ fn gateway(via: &str, onlink: bool) -> Gateway {
     }
 }
 
-fn address(text: &str) -> Address {
+pub(super) fn address(text: &str) -> Address {
     Address {
         link: 7,
         net: net(text),
@@ -71,7 +71,7 @@ fn sysctls(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
         .collect()
 }
 
-fn desired() -> Desired {
+pub(super) fn desired() -> Desired {
     Desired {
         sysctls: sysctls(&[("net/ipv4/ip_forward", "1")]),
         firewall: Some(Loaded::of("wanted")),
@@ -99,11 +99,12 @@ fn desired() -> Desired {
             sysctls: Vec::new(),
             addresses: vec![net("fd00::9/64"), net("10.44.7.9/16")],
         },
+        host_link: None,
         rates: Rates::default(),
     }
 }
 
-fn fresh() -> Observed {
+pub(super) fn fresh() -> Observed {
     let sysctls = [("net/ipv4/ip_forward".to_owned(), "0".to_owned())].into();
     Observed {
         sysctls,
@@ -111,12 +112,12 @@ fn fresh() -> Observed {
     }
 }
 
-fn text(steps: &[Step]) -> String {
+pub(super) fn text(steps: &[Step]) -> String {
     steps.iter().map(|step| format!("{step}\n")).collect()
 }
 
 /// The uplink as the plan for a fresh namespace leaves it.
-fn settled() -> Observed {
+pub(super) fn settled() -> Observed {
     let mut observed = fresh();
     observed.parent = Some(parent());
     observed.overlay = Some(ObservedLink {
@@ -416,7 +417,7 @@ fn the_parent_is_tuned_where_that_is_allowed_and_possible() {
 }
 
 /// What the kernel makes of the steps, as far as plans depend on it.
-fn carry_out(steps: &[Step], mut observed: Observed) -> Observed {
+pub(super) fn carry_out(steps: &[Step], mut observed: Observed) -> Observed {
     for Step { subject, action } in steps {
         let parent = observed.parent.clone();
         match (subject, action) {
@@ -426,6 +427,24 @@ fn carry_out(steps: &[Step], mut observed: Observed) -> Observed {
             (Subject::Namespace, Action::SetUp) => observed.loopback_up = true,
             (_, Action::LoadFirewall) => observed.firewall = Some(Loaded::of("wanted")),
             (_, Action::UnloadFirewall) => observed.firewall = None,
+            (Subject::HostLink, Action::MakePair { .. }) => {
+                assert!(observed.host_link.node.is_none(), "the name is taken");
+                let (host, node) = host_link::tests::pair();
+                observed.host_link.host = Some(host);
+                observed.host_link.node = Some(node);
+            }
+            (Subject::HostLink, Action::DeleteLink) => {
+                if observed.host_link.pair().is_some() {
+                    observed.host_link.host = None;
+                }
+                observed.host_link.node = None;
+            }
+            (Subject::HostLink, action) => {
+                change(observed.host_link.node.as_mut().unwrap(), action);
+            }
+            (Subject::HostEnd, action) => {
+                change(observed.host_link.host.as_mut().unwrap(), action);
+            }
             (_, Action::DeleteLink) => {
                 observed.uplink = None;
                 observed.limits = ObservedLimits {
@@ -536,6 +555,7 @@ fn change(on: &mut ObservedLink, action: &Action) {
                 onlink,
                 metric: *metric,
                 link: 7,
+                source: None,
                 origin,
             });
         }
@@ -550,6 +570,19 @@ fn change(on: &mut ObservedLink, action: &Action) {
             });
             // Perhaps replaced just before.
             old.map(|old| on.routes.remove(old));
+        }
+        Action::SetAlias(alias) => on.link.alias = Some(alias.clone()),
+        Action::AddRoute(route) => {
+            let destination = IpNet::from(route.to);
+            on.routes
+                .retain(|old| (old.destination, old.metric) != (destination, METRIC));
+            on.routes.push(host_link::tests::route(route));
+        }
+        Action::RemoveRoute(route) => {
+            let before = on.routes.len();
+            let gone = host_link::tests::route(route);
+            on.routes.retain(|old| *old != gone);
+            assert!(on.routes.len() < before, "{route} is not there");
         }
         other => panic!("{other} is not about a link"),
     }
@@ -566,7 +599,7 @@ fn nets() -> impl Strategy<Value = Vec<IpNet>> {
     proptest::sample::subsequence(pool.map(net).to_vec(), 0..=5)
 }
 
-fn found_addresses() -> impl Strategy<Value = Vec<Address>> {
+pub(super) fn found_addresses() -> impl Strategy<Value = Vec<Address>> {
     // The second and fourth are the same addresses as desired ones, with other prefix lengths.
     let pool = [
         "2001:db8::1/64",
@@ -614,6 +647,7 @@ fn found_routes() -> impl Strategy<Value = Vec<Route>> {
                 onlink,
                 metric,
                 link: 7,
+                source: None,
                 origin,
             }
         },
@@ -657,9 +691,17 @@ fn wanted() -> impl Strategy<Value = Desired> {
     let kind = prop_oneof![Just(UplinkKind::Ipvlan), Just(UplinkKind::Macvlan)];
     let mtu = proptest::option::of(1280_u32..1500);
     let link = (kind, mtu, nets(), gateways(), any::<[bool; 4]>(), nets());
-    (link, rates()).prop_map(
-        |((kind, mtu, addresses, gateways, [auto, retry_duplicates, off, mac], overlay), rates)| {
-            let mut wanted = Desired { rates, ..desired() };
+    (link, rates(), host_link::tests::wanted()).prop_map(
+        |(
+            (kind, mtu, addresses, gateways, [auto, retry_duplicates, off, mac], overlay),
+            rates,
+            host_link,
+        )| {
+            let mut wanted = Desired {
+                rates,
+                host_link,
+                ..desired()
+            };
             let uplink = wanted.uplink.as_mut().unwrap();
             *uplink = DesiredUplink {
                 kind,
@@ -704,8 +746,9 @@ fn found() -> impl Strategy<Value = Observed> {
         proptest::option::of(found_link()),
         proptest::option::of(found_link()),
     );
-    (any::<[bool; 2]>(), firewall, links, found_limits()).prop_map(
-        |([loopback_up, here], firewall, (uplink, overlay), limits)| Observed {
+    let pair = host_link::tests::found();
+    (any::<[bool; 2]>(), firewall, links, found_limits(), pair).prop_map(
+        |([loopback_up, here], firewall, (uplink, overlay), limits, host_link)| Observed {
             // On a link that is gone there is nothing for what the node sends.
             limits: match &uplink {
                 Some(_) => limits,
@@ -723,6 +766,7 @@ fn found() -> impl Strategy<Value = Observed> {
             parent: here.then(parent),
             uplink,
             overlay,
+            host_link,
         },
     )
 }

@@ -192,7 +192,7 @@ fn a_run_killed_at_any_moment_is_in_no_ones_way() {
                     assert_nothing_left();
                     continue;
                 }
-                let mut network = open(settings()).await;
+                let mut network = open(linked()).await;
                 assert!(is_up(&converge(&mut network).await), "{moment}");
                 assert_eq!(text(&converge(&mut network).await.steps), "", "{moment}");
                 if moment % 3 == 1 {
@@ -213,7 +213,7 @@ fn a_run_to_be_killed() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mut network = open(settings()).await;
+        let mut network = open(linked()).await;
         converge(&mut network).await;
         std::future::pending::<()>().await;
     });

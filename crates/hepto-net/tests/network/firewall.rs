@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use hepto_net::{Event, Firewall, Network};
+use hepto_net::{Event, Firewall, Network, Settings};
 
 use crate::lab::*;
 
@@ -12,13 +12,13 @@ use crate::lab::*;
 const SILENCE: Duration = Duration::from_millis(400);
 
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
+pub enum Answer {
     /// A connection, or a refusal by a host without a listener.
     Yes,
     Silence,
 }
 
-fn knock(from: &str, to: &str) -> Answer {
+pub fn knock(from: &str, to: &str) -> Answer {
     let to: SocketAddr = to.parse().unwrap();
     match within(from, move || TcpStream::connect_timeout(&to, SILENCE)) {
         Ok(_) => Answer::Yes,
@@ -31,10 +31,9 @@ fn knock(from: &str, to: &str) -> Answer {
 }
 
 /// A node with a pod (10.42.0.2, and 198.18.0.2 outside the cluster's prefixes), another node behind `hepto0`
-/// (10.44.3.3), and a neighbour who routes everything through it.
-async fn cluster() -> Network {
-    wire();
-    let mut network = open(settings()).await;
+/// (10.44.3.3), and a neighbour who routes everything through it. The wire is there.
+pub async fn cluster(settings: Settings) -> Network {
+    let mut network = open(settings).await;
     ip("netns add pod");
     ip("netns add mesh");
     inside("ip link add cni0 type veth peer name eth0 netns pod");
@@ -65,7 +64,8 @@ fn strangers_reach_open_ports_echo_and_nothing_else() {
     isolated(
         "firewall::strangers_reach_open_ports_echo_and_nothing_else",
         async || {
-            let network = cluster().await;
+            wire();
+            let network = cluster(settings()).await;
             for address in ["192.0.2.1", "2001:db8::1"] {
                 ip(&format!("netns exec lan ping -c 1 -W 5 {address}"));
             }
@@ -100,7 +100,8 @@ fn gossip_and_snapshots_are_for_nodes_alone() {
     isolated(
         "firewall::gossip_and_snapshots_are_for_nodes_alone",
         async || {
-            let network = cluster().await;
+            wire();
+            let network = cluster(settings()).await;
             for port in ["7947", "7948"] {
                 for (from, address, answer, what) in [
                     (NAMESPACE, "10.44.3.3", Answer::Yes, "a node to a node"),
@@ -149,7 +150,8 @@ fn the_mesh_is_let_in_untracked_and_never_routed() {
     isolated(
         "firewall::the_mesh_is_let_in_untracked_and_never_routed",
         async || {
-            let network = cluster().await;
+            wire();
+            let network = cluster(settings()).await;
             let socket = |namespace: &str| {
                 within(namespace, || {
                     let socket = UdpSocket::bind("0.0.0.0:51820").unwrap();
@@ -189,7 +191,8 @@ fn nothing_for_the_cluster_leaves_in_clear_text() {
     isolated(
         "firewall::nothing_for_the_cluster_leaves_in_clear_text",
         async || {
-            let mut network = cluster().await;
+            wire();
+            let mut network = cluster(settings()).await;
             network.remove_overlay().await.unwrap();
             // By the default route now.
             assert!(inside("ip route get 10.44.3.3").contains("dev uplink"));
@@ -259,9 +262,9 @@ fn tables_of_others_are_left_alone() {
 #[test]
 fn iptables_does_where_nft_is_absent() {
     isolated("firewall::iptables_does_where_nft_is_absent", async || {
-        let nft = program("nft");
-        run("mount", &format!("--bind /dev/null {nft}"));
-        let mut network = cluster().await;
+        let nft = iptables_alone();
+        wire();
+        let mut network = cluster(settings()).await;
         assert_eq!(text(&converge(&mut network).await.steps), "");
         for (from, target, answer) in [
             ("lan", "192.0.2.1:443", Answer::Yes),
@@ -296,6 +299,13 @@ fn iptables_does_where_nft_is_absent() {
         );
         close(network).await;
     });
+}
+
+/// Hides nft; its place.
+pub fn iptables_alone() -> String {
+    let nft = program("nft");
+    run("mount", &format!("--bind /dev/null {nft}"));
+    nft
 }
 
 /// Where a program of administrators lies.

@@ -146,6 +146,7 @@ pub fn settings() -> Settings {
                 "10.43.0.0/16",
             ]),
         },
+        host_link: false,
         firewall: Firewall::On {
             mesh_port: 51820,
             gossip_port: 7947,
@@ -160,6 +161,14 @@ pub fn settings() -> Settings {
             mesh_port: 51820,
         },
         filter_bridges: false,
+    }
+}
+
+/// The same with the pair between host and node.
+pub fn linked() -> Settings {
+    Settings {
+        host_link: true,
+        ..settings()
     }
 }
 
@@ -230,6 +239,8 @@ pub fn assert_nothing_left() {
     assert!(!mounts.contains(NAMESPACE), "a mount is left: {mounts}");
     let links = ip("-o link show type macvlan");
     assert_eq!(links, "", "a link is left");
+    let links = ip("-o link show type veth");
+    assert!(!links.contains("hepto-"), "a pair is left: {links}");
 }
 
 pub fn codes(errors: &[Error]) -> Vec<&'static str> {

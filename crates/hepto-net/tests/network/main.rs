@@ -7,6 +7,7 @@ mod advertisement;
 mod bandwidth;
 mod bridge;
 mod firewall;
+mod host_link;
 mod ipvlan;
 mod lab;
 mod overlay;

@@ -54,6 +54,7 @@ pub fn network(config: &Config, attempt: u8) -> Settings {
             addresses: overlay_networks(config, attempt),
             own: own_networks(config),
         },
+        host_link: false,
         firewall: match config.network.firewall {
             FirewallMode::None => Firewall::Off,
             FirewallMode::On => Firewall::On {

@@ -65,6 +65,10 @@ impl Life<'_> {
                 self.duplicates.clear();
                 self.converge().await;
             }
+            NetworkEvent::HostLink => {
+                tracing::info!("the link between host and node follows what changed");
+                self.converge().await;
+            }
             NetworkEvent::UplinkGone | NetworkEvent::FirewallGone | NetworkEvent::Drift => {
                 tracing::warn!(
                     code = "W-NET-DRIFT",
