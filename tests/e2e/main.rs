@@ -14,6 +14,7 @@ mod demo;
 mod diagnose;
 mod first_packet;
 mod guide;
+mod host_link;
 mod key;
 mod lab;
 mod log;

@@ -43,6 +43,6 @@ pub use settings::{
     UplinkKind,
 };
 pub use state::{HostLink, Tuning};
-pub use sysctl::{IPV6_ON, has_ipv6};
+pub use sysctl::{IPV6_ON, gives_ipv6, has_ipv6};
 pub use teardown::teardown;
 pub use watch::{Event, ParentChange, PodRoute};

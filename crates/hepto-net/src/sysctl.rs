@@ -132,8 +132,8 @@ pub(crate) fn of_host_end(name: &str, ipv6: bool) -> Vec<(String, String)> {
     vec![per_link("accept_ra", "0"), per_link("addr_gen_mode", "1")]
 }
 
-/// Whether a link that is made in the calling thread's namespace gets IPv6.
-pub(crate) fn gives_ipv6() -> bool {
+/// Whether a link that is made in the calling thread's namespace gets IPv6: not where it is switched off for all.
+pub fn gives_ipv6() -> bool {
     let disabled = fs::read_to_string(file("net/ipv6/conf/default/disable_ipv6"));
     disabled.is_ok_and(|value| value.trim() == "0")
 }

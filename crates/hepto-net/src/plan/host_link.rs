@@ -81,8 +81,14 @@ impl<'a> Plan<'a> {
         let carried = |net: &IpNet| wanted.ipv6 || net.addr().is_ipv4();
         let mut of_host = of_host(observed);
         let mut of_node = of_node(uplink, observed);
-        of_host.retain(carried);
         of_node.retain(carried);
+        // A family of which the node has no address is none that its pods could ask in.
+        let known = |net: &IpNet| {
+            of_node
+                .iter()
+                .any(|own| own.addr().is_ipv4() == net.addr().is_ipv4())
+        };
+        of_host.retain(|net| carried(net) && known(net));
         let network = network(wanted, observed);
         let ends = [0, 1].map(|end| {
             let v4 = Ipv4Net::new_assert(pair_v4(network)[end], network.prefix_len());

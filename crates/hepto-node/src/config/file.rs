@@ -117,6 +117,15 @@ pub struct NetworkSection {
     pub firewall: Option<Text>,
     /// Whether the host's interface may be told to forward joined UDP datagrams.
     pub tune_host: Option<Spanned<bool>>,
+    /// Whether there is a link between host and node, by which each reaches the other.
+    pub host_link: Option<Spanned<bool>>,
+}
+
+impl NetworkSection {
+    /// Whether there is a link between host and node.
+    pub fn is_linked(&self) -> bool {
+        self.host_link.as_ref().is_some_and(|link| *link.get_ref())
+    }
 }
 
 /// `[cluster]`: what all nodes have in common.

@@ -108,6 +108,8 @@ pub struct Network {
     pub firewall: FirewallMode,
     /// Whether the host's interface may be told to forward joined UDP datagrams while the node runs.
     pub tune_host: bool,
+    /// Whether there is a link between host and node, by which each reaches the other's addresses.
+    pub host_link: bool,
 }
 
 /// How the uplink is made from the host's interface.

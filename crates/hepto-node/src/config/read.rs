@@ -321,7 +321,6 @@ fn refuse_key(section: &str, known: &[&str], name: &str, span: Range<usize>) -> 
 /// Sections, keys and values that the design names and this version does not have: never silently accepted.
 fn later(section: &str, key: Option<&str>) -> Option<&'static str> {
     Some(match (section, key) {
-        ("network", Some("host_link")) => "this version has no link between host and node yet",
         ("cluster", Some("operator")) => "this version knows no operator's key yet",
         _ => return None,
     })

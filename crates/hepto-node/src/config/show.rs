@@ -50,6 +50,7 @@ struct Network {
     open: Vec<String>,
     firewall: &'static str,
     tune_host: bool,
+    host_link: bool,
 }
 
 /// As short as it may be written.
@@ -233,6 +234,7 @@ fn network(network: &super::Network) -> Network {
             FirewallMode::None => "none",
         },
         tune_host: network.tune_host,
+        host_link: network.host_link,
     }
 }
 

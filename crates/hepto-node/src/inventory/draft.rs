@@ -28,6 +28,7 @@ const VARIABLES: &[(&str, &str, &str, Kind)] = &[
     ("mtu", "network", "mtu", Kind::Whole),
     ("open", "network", "open", Kind::List),
     ("firewall", "network", "firewall", Kind::Text),
+    ("host_link", "network", "host_link", Kind::Truth),
     ("storage_base", "node", "storage", Kind::Text),
     ("data", "node", "data", Kind::List),
     ("cluster_name", "cluster", "name", Kind::Text),

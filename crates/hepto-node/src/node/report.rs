@@ -16,7 +16,8 @@ use super::life::Life;
 use super::{limits, pause};
 use crate::config::{Config, FirewallMode, Mode};
 use crate::status::{
-    AnchorStatus, MeshStatus, NetworkStatus, PeerStatus, Problem, Status, UplinkStatus,
+    AnchorStatus, HostLinkStatus, MeshStatus, NetworkStatus, PeerStatus, Problem, Status,
+    UplinkStatus,
 };
 
 /// Routers answer who asks within half a second (RFC 4861 §6.2.6), after duplicate address detection, and before another.
@@ -54,6 +55,11 @@ impl Life<'_> {
                 }
                 .into(),
                 tune_host: self.network.tuning().as_ref().map(tuning),
+                host_link: self.network.host_link().map(|link| HostLinkStatus {
+                    link: link.name.clone(),
+                    host: link.host.clone(),
+                    node: link.node.clone(),
+                }),
             },
             mesh: MeshStatus {
                 addresses: mesh.addresses.clone(),
@@ -99,6 +105,12 @@ impl Life<'_> {
             code: "E-NET-ADDR-DUP".into(),
             what: format!("{address} is in use by another machine on {}'s network", uplink.parent),
             fix: Some("give this node another address in network.addresses, or take it from the other machine".into()),
+        }));
+        let unlinked = self.config.network.host_link && self.network.host_link().is_none();
+        problems.extend(unlinked.then(|| Problem {
+            code: "E-NET-HOST-LINK".into(),
+            what: "there is no link between host and node".into(),
+            fix: Some("see the node's log for the reason, or set network.host_link = false".into()),
         }));
         problems.extend(self.workload.unlimited().map(|error| Problem {
             code: error.code().into(),

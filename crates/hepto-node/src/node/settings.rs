@@ -11,7 +11,7 @@ use hepto_net::{
 use ipnet::IpNet;
 
 use crate::config::{
-    Config, FirewallMode, GOSSIP_PORT, Mode, Protocol, SNAPSHOT_PORT, host_addresses,
+    Config, FirewallMode, GOSSIP_PORT, HostAddress, Mode, Protocol, SNAPSHOT_PORT, host_addresses,
 };
 use crate::fault::Fault;
 use crate::sandbox;
@@ -54,7 +54,7 @@ pub fn network(config: &Config, attempt: u8) -> Settings {
             addresses: overlay_networks(config, attempt),
             own: own_networks(config),
         },
-        host_link: false,
+        host_link: config.network.host_link,
         firewall: match config.network.firewall {
             FirewallMode::None => Firewall::Off,
             FirewallMode::On => Firewall::On {
@@ -137,10 +137,46 @@ pub fn own_networks(config: &Config) -> Vec<IpNet> {
 /// # Errors
 /// When none is left.
 pub fn resolv_conf(config: &Config) -> Result<String, sandbox::Error> {
-    let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let own = host_addresses().unwrap_or_default();
-    let own: Vec<IpAddr> = own.into_iter().map(|host| host.address).collect();
-    sandbox::resolv_conf(&config.network.dns, &host, &own)
+    let own = own_addresses(config, &host_addresses().unwrap_or_default());
+    sandbox::resolv_conf(&config.network.dns, &host_resolvers(), &own)
+}
+
+/// The host's resolvers that the node has not got, and would reach by a link to its host.
+pub fn linkable_resolvers(config: &Config) -> Vec<IpAddr> {
+    if !config.network.dns.is_empty() {
+        return Vec::new();
+    }
+    let own = own_addresses(config, &host_addresses().unwrap_or_default());
+    let named = sandbox::nameservers(&host_resolvers()).into_iter();
+    named
+        .filter(|address| own.linkable.contains(&address.to_canonical()))
+        .collect()
+}
+
+fn host_resolvers() -> String {
+    std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()
+}
+
+/// The host's addresses that the node does not reach. A link between the two leads to those of the node's interface, of a
+/// family that the node has.
+fn own_addresses(config: &Config, host: &[HostAddress]) -> sandbox::HostAddresses {
+    let network = &config.network;
+    let ipv6 = hepto_net::gives_ipv6();
+    let leads = |host: &&HostAddress| {
+        let is_v4 = host.address.is_ipv4();
+        let mut own = network.addresses.iter().map(|net| net.addr());
+        let known = own.any(|own| own.is_ipv4() == is_v4) || (network.auto && !is_v4);
+        host.interface == network.interface && known && (is_v4 || ipv6)
+    };
+    let (near, far): (Vec<_>, Vec<_>) = host.iter().partition(leads);
+    let addresses = |hosts: Vec<&HostAddress>| hosts.iter().map(|host| host.address).collect();
+    sandbox::HostAddresses {
+        beyond: addresses(far),
+        linkable: match network.host_link {
+            true => Vec::new(),
+            false => addresses(near),
+        },
+    }
 }
 
 /// Where the mesh keeps its book, pins and counters.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use hepto_net::{Entry, Event, Network, UNFRAGMENTED, UplinkState};
+use hepto_net::{Entry, Event, HostLink, Network, UNFRAGMENTED, UplinkState};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 use rand_core::Rng;
@@ -15,6 +15,7 @@ use crate::fault::Fault;
 use crate::node::settings;
 use crate::sandbox;
 use crate::secret::SystemRandom;
+use crate::status::figure::join;
 
 /// Address resolution gives up after three tries, a second apart (`mcast_solicit`, RFC 4861 §10).
 const RESOLUTION: Duration = Duration::from_millis(3_800);
@@ -78,6 +79,10 @@ async fn try_uplink(
 ) -> Vec<Finding> {
     let interface = &config.network.interface;
     let mut found = match network.converge().await {
+        // The uplink comes first: it stands.
+        Err(error) if ["E-NET-VETH", "E-NET-HOST-LINK"].contains(&error.code()) => {
+            vec![Finding::fault("uplink.host-link", error.into())]
+        }
         Ok(converged) => match converged.uplink {
             UplinkState::Up { .. } => {
                 let what =
@@ -89,6 +94,7 @@ async fn try_uplink(
         },
         Err(error) => return vec![Finding::fault("uplink.make", error.into())],
     };
+    found.extend(network.host_link().map(host_link));
     taken.extend(duplicates(network, config.network.auto).await);
     found.push(match taken.as_slice() {
         [] => Finding::ok(
@@ -105,6 +111,18 @@ async fn try_uplink(
     found.extend(ask(config, &network.entry()).await);
     found.extend(anchors::look(config, &network.entry()).await);
     found
+}
+
+fn host_link(link: &HostLink) -> Finding {
+    let reached = match link.host.as_slice() {
+        [] => {
+            "no address of this machine, which has none on that interface in a family of the node's"
+                .to_owned()
+        }
+        addresses => join(addresses),
+    };
+    let what = format!("a link to this machine was made, by which the node reaches {reached}");
+    Finding::ok("uplink.host-link", what)
 }
 
 /// The IPv4 addresses for which another machine answers the host. The kernel looks for duplicates of IPv6 alone.
@@ -185,6 +203,14 @@ async fn ask(config: &Config, entry: &Entry) -> Vec<Finding> {
         Ok(resolvers) => (resolvers, None),
         Err(error) => (Vec::new(), Some(Finding::fault("uplink.dns", error.into()))),
     };
+    let left_out = settings::linkable_resolvers(config);
+    // Without any other that is an error, and says so.
+    let left_out = (!left_out.is_empty() && none.is_none()).then(|| {
+        let what = format!("the node does without the resolver {}, which is this machine itself", join(&left_out));
+        Finding::warning("uplink.dns", "W-PREFLIGHT-DNS-HOST", what)
+            .why("names that it alone knows, such as those of your home, do not resolve in the node")
+            .fix("set network.host_link = true, by which the node reaches it; or set network.dns, which is then all there is")
+    });
     let families: Vec<bool> = [true, false]
         .into_iter()
         .filter(|v6| {
@@ -216,18 +242,12 @@ async fn ask(config: &Config, entry: &Entry) -> Vec<Finding> {
         let what = format!("cannot enter the network that was made: {error}");
         vec![Finding::error("uplink.make", "E-NET-ENTER", what)]
     });
-    asked.into_iter().chain(none).collect()
+    asked.into_iter().chain(none).chain(left_out).collect()
 }
 
 /// The node's resolvers: its own, else those of the host that it can reach.
 fn resolvers(config: &Config) -> Result<Vec<IpAddr>, sandbox::Error> {
-    let text = settings::resolv_conf(config)?;
-    let named = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("nameserver "));
-    Ok(named
-        .filter_map(|address| address.trim().parse().ok())
-        .collect())
+    Ok(sandbox::nameservers(&settings::resolv_conf(config)?))
 }
 
 fn gateway(via: IpAddr) -> Finding {

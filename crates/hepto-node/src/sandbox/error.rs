@@ -1,6 +1,7 @@
 //! What can go wrong with a sandbox. Errors cross two processes on their way to the supervisor, so
 //! they are plain data: reasons are text, not `io::Error`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,8 @@ pub enum Error {
     NoResolver {
         /// Those found, and left out.
         refused: String,
+        /// One of them that a link between host and node would lead to.
+        linkable: Option<IpAddr>,
     },
 }
 
@@ -158,6 +161,13 @@ impl Error {
             Error::Init { .. } | Error::Survivors { .. } => {
                 "`hepto-node stop` removes what is left of the node".into()
             }
+            Error::NoResolver {
+                linkable: Some(address),
+                ..
+            } => format!(
+                "set network.host_link = true, by which the node reaches {address}; or set network.dns to resolvers \
+                 that the node can reach"
+            ),
             Error::NoResolver { .. } => {
                 "set network.dns to resolvers that the node can reach".into()
             }

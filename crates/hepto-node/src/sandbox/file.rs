@@ -37,15 +37,32 @@ pub fn hosts(nodes: &[(String, Vec<IpAddr>)]) -> String {
     text
 }
 
+/// The host's addresses, by whether the node reaches them.
+#[derive(Debug, Clone, Default)]
+pub struct HostAddresses {
+    /// Out of reach: the node has a network of its own, and from behind an ipvlan or macvlan there is no way to the host.
+    pub beyond: Vec<IpAddr>,
+    /// Out of reach as well, but for a link between host and node.
+    pub linkable: Vec<IpAddr>,
+}
+
+/// The resolvers that a resolv.conf names, but for those with a zone (`fe80::1%eth0`).
+pub fn nameservers(text: &str) -> Vec<IpAddr> {
+    let named = text.lines().filter_map(|line| {
+        let (word, server) = line.trim().split_once(char::is_whitespace)?;
+        (word == "nameserver").then(|| server.trim().parse().ok())?
+    });
+    named.collect()
+}
+
 /// The text of /etc/resolv.conf: `dns` when given, else what the host uses and the node can reach.
 ///
-/// `host` is the host's own resolv.conf. Left out are resolvers at loopback and link-local addresses and at
-/// any of the host's addresses: the node has a network of its own, and from behind an ipvlan or macvlan
-/// the host itself cannot be reached. `search` and `options` lines are kept.
+/// `host` is the host's own resolv.conf. Left out are resolvers at loopback and link-local addresses and at those of the
+/// host's that are named in `own`. `search` and `options` lines are kept.
 ///
 /// # Errors
 /// [`Error::NoResolver`] when none is left.
-pub fn resolv_conf(dns: &[IpAddr], host: &str, host_addresses: &[IpAddr]) -> Result<String, Error> {
+pub fn resolv_conf(dns: &[IpAddr], host: &str, own: &HostAddresses) -> Result<String, Error> {
     let mut text = String::from("# Written by hepto-node; set network.dns to change it.\n");
     let (mut kept, mut refused) = (dns.to_vec(), Vec::new());
     for line in host.lines().map(str::trim) {
@@ -55,7 +72,7 @@ pub fn resolv_conf(dns: &[IpAddr], host: &str, host_addresses: &[IpAddr]) -> Res
                 text.push('\n');
             }
             Some(("nameserver", server)) if dns.is_empty() => match server.trim().parse() {
-                Ok(address) if reachable(address, host_addresses) => kept.push(address),
+                Ok(address) if reachable(address, own) => kept.push(address),
                 // A zone (`fe80::1%eth0`) does not parse, and is link-local.
                 _ => refused.push(server.trim()),
             },
@@ -68,7 +85,9 @@ pub fn resolv_conf(dns: &[IpAddr], host: &str, host_addresses: &[IpAddr]) -> Res
         } else {
             refused.join(", ")
         };
-        return Err(Error::NoResolver { refused });
+        let mut named = nameservers(host).into_iter();
+        let linkable = named.find(|address| own.linkable.contains(&address.to_canonical()));
+        return Err(Error::NoResolver { refused, linkable });
     }
     let mut seen = HashSet::new();
     for address in kept.into_iter().filter(|address| seen.insert(*address)) {
@@ -77,7 +96,7 @@ pub fn resolv_conf(dns: &[IpAddr], host: &str, host_addresses: &[IpAddr]) -> Res
     Ok(text)
 }
 
-fn reachable(address: IpAddr, host_addresses: &[IpAddr]) -> bool {
+fn reachable(address: IpAddr, own: &HostAddresses) -> bool {
     let address = address.to_canonical();
     let local = match address {
         IpAddr::V4(v4) => v4.is_link_local(),
@@ -86,7 +105,8 @@ fn reachable(address: IpAddr, host_addresses: &[IpAddr]) -> bool {
     !(local
         || address.is_loopback()
         || address.is_unspecified()
-        || host_addresses.contains(&address))
+        || own.beyond.contains(&address)
+        || own.linkable.contains(&address))
 }
 
 /// Writes hosts and resolv.conf into the run directory, each in place: a file bound into a node keeps its
@@ -194,7 +214,10 @@ mod tests {
         let host = "# x\nsearch home.arpa\nnameserver 127.0.0.53\nnameserver ::1\nnameserver fe80::1%eth0\n\
                     nameserver fe80::1\nnameserver 169.254.1.1\nnameserver 192.168.1.10\nnameserver 192.168.1.1\n\
                     options edns0\nnameserver 192.168.1.1\n";
-        let own = ["192.168.1.10".parse().unwrap()];
+        let own = HostAddresses {
+            beyond: vec!["192.168.1.10".parse().unwrap()],
+            linkable: Vec::new(),
+        };
         let text = resolv_conf(&[], host, &own).unwrap();
         let kept: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
@@ -209,16 +232,41 @@ mod tests {
 
     #[test]
     fn no_resolver_left_names_those_refused() {
-        let error = resolv_conf(&[], "nameserver 127.0.0.53\n", &[]).unwrap_err();
+        let own = HostAddresses::default();
+        let error = resolv_conf(&[], "nameserver 127.0.0.53\n", &own).unwrap_err();
         assert_eq!(error.code(), "E-DNS-NONE");
         assert!(error.to_string().contains("127.0.0.53"));
-        assert!(resolv_conf(&[], "", &[]).is_err());
+        let link = "network.host_link";
+        assert!(!error.fix().unwrap().contains(link), "it would not help");
+        assert!(resolv_conf(&[], "", &own).is_err());
+    }
+
+    #[test]
+    fn a_link_to_the_host_is_named_where_it_would_help() {
+        let mut own = HostAddresses {
+            beyond: vec!["10.8.0.1".parse().unwrap()],
+            linkable: vec!["192.168.1.10".parse().unwrap()],
+        };
+        let host = "nameserver 10.8.0.1\nnameserver 192.168.1.10\n";
+        let error = resolv_conf(&[], host, &own).unwrap_err();
+        let fix = error.fix().unwrap();
+        assert!(
+            fix.contains("network.host_link = true") && fix.contains("192.168.1.10"),
+            "{fix}"
+        );
+        own.linkable.clear();
+        let text = resolv_conf(&[], host, &own).unwrap();
+        assert_eq!(
+            nameservers(&text),
+            ["192.168.1.10".parse::<IpAddr>().unwrap()]
+        );
     }
 
     #[test]
     fn configured_resolvers_replace_the_hosts() {
         let dns = ["2001:db8::53".parse().unwrap()];
-        let text = resolv_conf(&dns, "nameserver 192.168.1.1\nsearch home.arpa\n", &[]).unwrap();
+        let host = "nameserver 192.168.1.1\nsearch home.arpa\n";
+        let text = resolv_conf(&dns, host, &HostAddresses::default()).unwrap();
         assert!(text.contains("nameserver 2001:db8::53") && !text.contains("192.168.1.1"));
         assert!(text.contains("search home.arpa"));
     }

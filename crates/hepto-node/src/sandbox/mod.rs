@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 
 pub use contact::{enter, programs, understands};
 pub use error::Error;
-pub use file::{hosts, mask, resolv_conf, write_hosts, write_network};
+pub use file::{HostAddresses, hosts, mask, nameservers, resolv_conf, write_hosts, write_network};
 pub use handle::{Sandbox, cleanup};
 pub use init::init;
 pub use launch::sandbox;

@@ -1,7 +1,7 @@
 //! Numbers as a reader takes them.
 
 /// With commas between.
-pub(super) fn join<T: ToString>(items: &[T]) -> String {
+pub fn join<T: ToString>(items: &[T]) -> String {
     items
         .iter()
         .map(ToString::to_string)

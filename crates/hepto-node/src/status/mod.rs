@@ -17,7 +17,7 @@ use figure::{duration, join};
 pub use k3s::{Download, K3sStatus};
 pub use limits::{LimitStatus, LimitsStatus, RateStatus};
 pub use mesh::{AnchorStatus, MeshStatus};
-pub use network::{NetworkStatus, UplinkStatus};
+pub use network::{HostLinkStatus, NetworkStatus, UplinkStatus};
 pub use peer::{PeerStatus, peers_text};
 pub use snapshot::SnapshotStatus;
 
@@ -87,6 +87,13 @@ impl Status {
             uplink.kind, uplink.parent, uplink.state
         );
         let _ = writeln!(out, "           {}", join(&self.network.addresses));
+        if let Some(link) = &self.network.host_link {
+            let reached = match link.host.as_slice() {
+                [] => "no address of the host".to_owned(),
+                addresses => join(addresses),
+            };
+            let _ = writeln!(out, "  host     {}: leads to {reached}", link.link);
+        }
         let mesh = &self.mesh;
         let _ = writeln!(
             out,
@@ -181,6 +188,11 @@ pub(crate) mod tests {
                 ],
                 firewall: "on".into(),
                 tune_host: None,
+                host_link: Some(HostLinkStatus {
+                    link: "hepto-grum1f3a9".into(),
+                    host: vec!["192.168.1.10".parse().expect("v4")],
+                    node: vec!["192.168.1.123".parse().expect("v4")],
+                }),
             },
             mesh: MeshStatus {
                 addresses: vec![

@@ -1,5 +1,7 @@
 //! The namespace and its uplink.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,20 @@ pub struct NetworkStatus {
     /// stops, `owner` (it was on already), `off`, `absent` or `refused`.
     #[serde(default)]
     pub tune_host: Option<String>,
+    /// With `network.host_link`, the link between host and node; absent while it is not there.
+    #[serde(default)]
+    pub host_link: Option<HostLinkStatus>,
+}
+
+/// The link between host and node.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct HostLinkStatus {
+    /// The name of the host's end; the node's is `host0`.
+    pub link: String,
+    /// The host's addresses that the node reaches by it.
+    pub host: Vec<IpAddr>,
+    /// The node's addresses that the host reaches by it.
+    pub node: Vec<IpAddr>,
 }
 
 /// The link to the host's interface.

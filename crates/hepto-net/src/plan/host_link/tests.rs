@@ -190,6 +190,18 @@ fn a_host_without_addresses_asks_by_the_pairs_own() {
 }
 
 #[test]
+fn a_node_without_a_family_reaches_nothing_in_it() {
+    let (mut wanted, observed) = asked(&ADDRESSES);
+    wanted.uplink.as_mut().unwrap().addresses.pop();
+    let steps = text(&plan(&wanted, &observed));
+    assert!(
+        steps.contains("host link: add the route to 2001:db8:1::10"),
+        "{steps}"
+    );
+    assert!(!steps.contains("add the route to 192.168"), "{steps}");
+}
+
+#[test]
 fn it_follows_the_addresses_of_host_and_node() {
     let (mut wanted, mut made) = made();
     made.host_link.addresses[0] = address("192.168.1.11/24");

@@ -83,7 +83,7 @@ fn gateway(
             host.interface
         );
         Diagnostic::error("E-NET-GW-HOST", what)
-            .fix("write your router's address: a node cannot reach the machine that it runs on")
+            .fix("write your router's address: the machine that a node runs on is no router to it")
     } else if via.is_unspecified() || via.is_loopback() || via.is_multicast() {
         Diagnostic::error("E-NET-GW-FORM", format!("{via} cannot be a gateway"))
             .fix("write your router's address")

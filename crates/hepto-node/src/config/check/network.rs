@@ -53,6 +53,7 @@ pub(super) fn network(file: &NetworkSection, checking: &mut Checking<'_>) -> Opt
         open,
         firewall: firewall?,
         tune_host: file.tune_host.as_ref().is_some_and(|tune| *tune.get_ref()),
+        host_link: file.is_linked(),
     })
 }
 

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::network::{is_auto, is_link_local};
 use super::{Checking, Diagnostic};
+use crate::config::HostAddress;
 use crate::config::file::{NetworkSection, Text};
 
 /// glibc, musl and kubelet look at no more resolvers.
@@ -57,14 +58,22 @@ fn resolver(
         );
         return None;
     };
+    // Where the link between the two leads.
+    let near = |host: &HostAddress| {
+        let parent = file.interface.as_ref().map(|text| text.get_ref());
+        parent == Some(&host.interface)
+    };
+    let host = checking.is_host(address).map(near);
     let reason = if address.is_loopback() || address.is_unspecified() {
         "is a loopback address: in the node nothing answers there"
     } else if is_link_local(address) || matches!(address, IpAddr::V4(v4) if v4.is_link_local()) {
         "is link-local, which workloads cannot reach"
     } else if address.is_multicast() {
         "is a multicast address"
-    } else if checking.is_host(address).is_some() {
+    } else if host == Some(true) && !file.is_linked() {
         "is this machine's own: a node cannot reach the machine that it runs on"
+    } else if host == Some(false) {
+        "is this machine's own, and not of the node's interface: a node cannot reach it"
     } else if lacks_family(address, file, addresses) {
         "is of a family of which the node has no address"
     } else {
@@ -72,6 +81,12 @@ fn resolver(
     };
     let found = Diagnostic::error("E-NET-DNS-USE", format!("the resolver {address} {reason}"))
         .at(text.span());
-    checking.report(found.fix("write your router's address, or your provider's resolver"));
+    let others = "write your router's address, or your provider's resolver";
+    checking.report(match host {
+        Some(true) if !file.is_linked() => found.fix(format!(
+            "set network.host_link = true, a link to this machine; or {others}"
+        )),
+        _ => found.fix(others),
+    });
     None
 }

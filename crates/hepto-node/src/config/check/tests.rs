@@ -162,9 +162,7 @@ fn types() {
 
 #[test]
 fn keys_of_later_versions_are_refused_and_never_ignored() {
-    let home = Home::new()
-        .edit("[network]", "[network]\nhost_link = true")
-        .edit("[cluster]", "[cluster]\noperator = \"x\"");
+    let home = Home::new().edit("[cluster]", "[cluster]\noperator = \"x\"");
     insta::assert_snapshot!(home.said());
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::chown;
 
-use super::{Home, KEY, OTHER_KEY, said_after, set_mode};
+use super::{Home, KEY, OTHER_KEY, address, said_after, set_mode};
 use crate::k3s::acquire::{Archive, Source};
 
 #[test]
@@ -174,6 +174,23 @@ fn gateways() {
         "addresses = [\"auto\", \"192.168.1.123/24\"] #",
     );
     insta::assert_snapshot!([auto.said(), one_family.said(), said_after(&edits)].join("\n\n"));
+}
+
+#[test]
+fn a_resolver_on_this_machine_is_reached_by_a_link_to_it() {
+    let linked = || {
+        Home::new().edit(
+            "mtu = 1400",
+            "mtu = 1400\nhost_link = true\ndns = [\"192.168.1.2\"]",
+        )
+    };
+    let (config, _) = linked().check().expect("it is reached");
+    assert!(config.network.host_link);
+    assert_eq!(config.network.dns, [address("192.168.1.2")]);
+    // The link leads to no other interface's.
+    let mut home = linked();
+    home.host[0].interface = "tun0".to_owned();
+    insta::assert_snapshot!(home.said());
 }
 
 #[test]
