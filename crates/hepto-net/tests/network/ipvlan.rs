@@ -118,3 +118,32 @@ fn the_other_kind_is_refused_also_when_it_cannot_be_seen() {
         },
     );
 }
+
+#[test]
+fn a_host_and_its_ipvlan_reach_each_other_by_their_link() {
+    isolated(
+        "ipvlan::a_host_and_its_ipvlan_reach_each_other_by_their_link",
+        async || {
+            wire();
+            for address in ["192.0.2.10/24", "2001:db8::10/64"] {
+                ip(&format!("address add {address} dev ens1 nodad"));
+            }
+            let both = Settings {
+                host_link: true,
+                ..ipvlan()
+            };
+            let Some(mut network) = made(both).await else {
+                return;
+            };
+            usable(&mut network).await;
+            for address in ["192.0.2.1", "2001:db8::1"] {
+                run("ping", &format!("-c 1 -W 5 {address}"));
+            }
+            for address in ["192.0.2.10", "2001:db8::10", "192.0.2.254"] {
+                inside(&format!("ping -c 1 -W 5 {address}"));
+            }
+            assert_eq!(text(&converge(&mut network).await.steps), "");
+            close(network).await;
+        },
+    );
+}
