@@ -118,7 +118,7 @@ fn optional_variables_and_other_ways_to_write_them() {
     let text = GUIDE
         .replace("mtu=1400", "mtu=\"1500\"")
         .replace("gw=2001:1234::ffff,192.168.123.254 network", "gw='[\"fe80::1\", {\"via\": \"198.51.100.1\", \"onlink\": True}]' k3s_enabled=False network")
-        .replace("[cluster:vars]", "[cluster:vars]\ncluster_name=acides\nmesh_port=51821\ndns=192.168.123.254\nk3s_args=['--debug']");
+        .replace("[cluster:vars]", "[cluster:vars]\ncluster_name=acides\nmesh_port=51821\ndns=192.168.123.254\nhost_link=True\nk3s_args=['--debug']");
     let (nodes, said) = import(&text);
     let nodes = nodes.unwrap_or_else(|| panic!("{said}"));
     insta::assert_snapshot!("optional", nodes.nodes[1].config);
