@@ -101,11 +101,13 @@ fn an_uplink_that_is_made_anew_is_limited_again() {
 /// Notes how modprobe is called from now on, on a kernel that seems not to have the driver; it does its work all the same.
 fn note_modprobe() {
     run("mkdir", "/run/kmod");
-    run("cp", "--dereference /usr/sbin/modprobe /run/kmod/modprobe");
+    // Where /usr is not merged it lies below the root alone, which the others lead to.
+    let path = "/sbin/modprobe";
+    run("cp", &format!("--dereference {path} /run/kmod/modprobe"));
     let script = "#!/bin/sh\necho \"$*\" >>/run/kmod/asked\nexec /run/kmod/modprobe \"$@\"\n";
     std::fs::write("/run/kmod/note", script).unwrap();
     run("chmod", "755 /run/kmod/note");
-    run("mount", "--bind /run/kmod/note /usr/sbin/modprobe");
+    run("mount", &format!("--bind /run/kmod/note {path}"));
     run("mount", "-t tmpfs tmpfs /sys/module");
 }
 

@@ -191,22 +191,40 @@ fn keepalives_of_both_are_heard() {
     assert!(node.report(2).rx_packets <= 8, "keepalives are no packets");
 }
 
-/// Floods port 51820 of `number` with initiations of a stranger from its neighbour's home, `burst` at a time, until it is
-/// told to end, and notes whether cookies come back.
-fn flood(from: &Home, number: u8, burst: usize, ends: &AtomicBool, cookies: &AtomicBool) {
-    let initiation = initiation_of_a_stranger(number);
+/// A stranger's initiations.
+struct Flood {
+    /// Of the node that they go to.
+    number: u8,
+    /// So many at once,
+    burst: usize,
+    /// and so long for their answers, before the next ones.
+    patience: Duration,
+}
+
+/// Floods port 51820 of a node with initiations of a stranger from its neighbour's home, until it is told to end, and notes
+/// whether cookies come back.
+fn flood(from: &Home, flood: Flood, ends: &AtomicBool, cookies: &AtomicBool) {
+    let initiation = initiation_of_a_stranger(flood.number);
     let socket = from.udp("192.0.2.66:0");
     socket.set_nonblocking(true).expect("a mode");
-    let target = format!("192.0.2.{number}:51820");
+    let target = format!("192.0.2.{}:51820", flood.number);
     let mut buffer = [0; 256];
     while !ends.load(Ordering::Relaxed) {
-        for _ in 0..burst {
+        for _ in 0..flood.burst {
             let _ = socket.send_to(&initiation, &target);
         }
-        while let Ok((length, _)) = socket.recv_from(&mut buffer) {
-            cookies.fetch_or(length == 64 && buffer[0] == 3, Ordering::Relaxed);
+        let sent = Instant::now();
+        let mut answers = 0;
+        loop {
+            std::thread::sleep(Duration::from_micros(500));
+            while let Ok((length, _)) = socket.recv_from(&mut buffer) {
+                answers += 1;
+                cookies.fetch_or(length == 64 && buffer[0] == 3, Ordering::Relaxed);
+            }
+            if answers >= flood.burst || sent.elapsed() >= flood.patience {
+                break;
+            }
         }
-        std::thread::sleep(Duration::from_micros(500));
     }
 }
 
@@ -232,7 +250,12 @@ fn under_its_load_we_return_its_cookie() {
     let (ends, cookies) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         // Its load is what waits in its queue of 1,024, an eighth of which has to be full.
-        scope.spawn(|| flood(&node.home, 2, 200, &ends, &cookies));
+        let dense = Flood {
+            number: 2,
+            burst: 200,
+            patience: Duration::ZERO,
+        };
+        scope.spawn(|| flood(&node.home, dense, &ends, &cookies));
         let _ends = Raise(&ends);
         wait("the load to be felt", SOON, || {
             cookies.load(Ordering::Relaxed)
@@ -259,8 +282,13 @@ fn under_our_load_it_returns_our_cookie() {
     let (ends, cookies) = (AtomicBool::new(false), AtomicBool::new(false));
     let home = other.home.clone();
     std::thread::scope(|scope| {
-        // Ours is what a source sends in a second: no more than what leaves room in the socket, for what is to get through.
-        scope.spawn(|| flood(&home, 1, 20, &ends, &cookies));
+        // Ours is what comes in a second: no more at once than leaves room in the socket, also on a slow machine.
+        let slow = Flood {
+            number: 1,
+            burst: 20,
+            patience: Duration::from_millis(20),
+        };
+        scope.spawn(|| flood(&home, slow, &ends, &cookies));
         let _ends = Raise(&ends);
         wait("the load to be felt", SOON, || {
             cookies.load(Ordering::Relaxed) && node.tunnel.counters().rate_limited > 1000
