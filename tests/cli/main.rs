@@ -205,6 +205,7 @@ fn a_bad_config_ends_with_78_and_makes_nothing() {
     fs::write(&path, config.replace("mtu = 1400", "mtu = 100\nmut = 1")).expect("a file");
     for command in [
         vec!["config", "check"],
+        vec!["config", "check", "--config"],
         vec!["config", "show"],
         vec!["run", "--config"],
     ] {

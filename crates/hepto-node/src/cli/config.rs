@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -19,8 +19,8 @@ use crate::{node, schema};
 pub enum ConfigCommand {
     /// Check a config file and everything that it names
     Check {
-        /// The config file
-        file: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
         /// Print JSON
         #[arg(long, conflicts_with = "running")]
         json: bool,
@@ -30,8 +30,8 @@ pub enum ConfigCommand {
     },
     /// Print the configuration as it is understood, secrets hidden
     Show {
-        /// The config file
-        file: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -48,13 +48,30 @@ pub enum ConfigCommand {
     },
     /// Print what another owner can compare his config with, without any key
     Fingerprint {
-        /// The config file
-        file: PathBuf,
+        #[command(flatten)]
+        file: ConfigFile,
     },
     /// Print the JSON Schema of a config file, for editors
     Schema,
     /// Print a commented configuration to start from
     Default,
+}
+
+/// A config file as the command's argument or, as other commands take it, by `--config`.
+#[derive(Debug, Args)]
+pub struct ConfigFile {
+    /// The config file, also by `--config FILE`
+    #[arg(required_unless_present = "config")]
+    file: Option<PathBuf>,
+    #[arg(long, short, value_name = "FILE", conflicts_with = "file", hide = true)]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn path(&self) -> &Path {
+        let path = self.file.as_deref().or(self.config.as_deref());
+        path.expect("the command line was refused without one")
+    }
 }
 
 /// Does one of the commands above.
@@ -64,15 +81,15 @@ pub fn run(command: ConfigCommand) -> anyhow::Result<ExitCode> {
             file,
             json,
             running: None,
-        } => check(&file, json),
+        } => check(file.path(), json),
         ConfigCommand::Check {
             file,
             running: Some(directory),
             ..
-        } => takes_over(&file, &directory),
-        ConfigCommand::Show { file, json } => show(&file, json),
+        } => takes_over(file.path(), &directory),
+        ConfigCommand::Show { file, json } => show(file.path(), json),
         ConfigCommand::Diff { file, other, json } => diff::diff(&file, other.as_deref(), json),
-        ConfigCommand::Fingerprint { file } => diff::fingerprint(&file),
+        ConfigCommand::Fingerprint { file } => diff::fingerprint(file.path()),
         ConfigCommand::Schema => print(&(serde_json::to_string_pretty(&schema::config())? + "\n")),
         ConfigCommand::Default => print(config::DEFAULT),
     }
