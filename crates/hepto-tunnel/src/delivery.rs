@@ -7,7 +7,7 @@ use std::ops::Range;
 use crate::batch::DATAGRAM;
 use crate::offload::coalesce::Coalescer;
 use crate::offload::ladder::Ladder;
-use crate::pages::give_back;
+use crate::pages::{buffer, give_back};
 use crate::protocol::HANDSHAKE;
 use crate::tun::{HEADROOM, Tun};
 
@@ -45,7 +45,7 @@ pub(crate) struct Delivered {
 impl Delivery {
     pub(crate) fn new() -> Delivery {
         Delivery {
-            bytes: vec![0; ROOM].into_boxed_slice(),
+            bytes: buffer(ROOM),
             used: 0,
             packets: Vec::with_capacity(PACKETS),
             coalescer: Coalescer::new(),

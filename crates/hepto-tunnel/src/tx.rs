@@ -13,7 +13,7 @@ use crate::lull::Lull;
 use crate::offload::header::Header;
 use crate::offload::segment::Segments;
 use crate::packet;
-use crate::pages::give_back;
+use crate::pages::{buffer, give_back};
 use crate::peer::{Peer, State};
 use crate::policy::Policy;
 use crate::protocol::{HANDSHAKE, OVERHEAD};
@@ -49,7 +49,7 @@ struct Frame {
 impl Sender {
     pub(crate) fn new() -> Sender {
         Sender {
-            bytes: vec![0; BATCH + LARGEST].into_boxed_slice(),
+            bytes: buffer(BATCH + LARGEST),
             frames: Vec::with_capacity(MESSAGES),
             // A batch cut into small segments grows beyond this, and is sent in parts.
             outbox: Outbox::new(BATCH + LARGEST + LARGEST / 2),

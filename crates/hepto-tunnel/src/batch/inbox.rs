@@ -8,7 +8,7 @@ use std::ptr;
 
 use super::{Control, DATAGRAM, Frames, read_control};
 use crate::address::{Endpoint, Name};
-use crate::pages::give_back;
+use crate::pages::{buffer, give_back};
 use crate::socket::Socket;
 
 /// Messages a receive at most. All of them full of joined datagrams are 2 MiB.
@@ -53,7 +53,7 @@ impl Inbox {
     pub(crate) fn new() -> Inbox {
         Inbox {
             // Zeroed pages are given by the kernel when first touched: a slot costs what arrives in it.
-            bytes: vec![0; SLOTS * STRIDE].into_boxed_slice(),
+            bytes: buffer(SLOTS * STRIDE),
             arrivals: Vec::with_capacity(SLOTS),
             frames: Frames::new(),
             written: [0; SLOTS],

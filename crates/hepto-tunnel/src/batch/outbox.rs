@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 
 use super::{Frames, MESSAGES};
 use crate::address::{Endpoint, Name};
-use crate::pages::give_back;
+use crate::pages::{buffer, give_back};
 use crate::socket::Socket;
 
 /// Datagrams of one segmented send. Kernels before 6.9 refuse more.
@@ -87,7 +87,7 @@ impl Outbox {
     /// An outbox that holds `capacity` bytes.
     pub(crate) fn new(capacity: usize) -> Outbox {
         Outbox {
-            bytes: vec![0; capacity].into_boxed_slice(),
+            bytes: buffer(capacity),
             used: 0,
             letters: Vec::with_capacity(LETTERS),
             frames: Frames::new(),
