@@ -88,7 +88,9 @@ fn in_namespaces(name: &str) -> Result<()> {
         "--kill-child",
         "--mount-proc",
     ]);
+    // That of util-linux 2.36 ignores these two, and hands this down to a shell, which could not wait for them any more.
     unshare
+        .args(["env", "--default-signal=INT,TERM"])
         .arg(std::env::current_exe()?)
         .args(["--inside", name])
         .env(host::CLUSTER, &cluster);
